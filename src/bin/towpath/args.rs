@@ -1,0 +1,283 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use towpath::{Expected, Position, Revision, Timestamp};
+
+use crate::template::Template;
+use crate::time;
+
+const IMPORT_HELP: &str = "\
+Each row becomes one event, its payload the row as a JSON object: of NDJSON the object as it stands, of CSV all fields
+as text under the names in the first line. A TEMPLATE is text with fields of the row in it, such as `plane-{tailnum}`;
+`{a.b}` is a field within a field, `{{` and `}}` are braces. A row that has not got the field, or null in it, is a bad
+row. So is one of more than 16 MiB, and one that the store refuses. Bad rows are left out and counted, and make the exit
+status 1.";
+
+const BENCH_HELP: &str = "\
+Workloads, in the order they run in, and what one sample of p50, p99 and max is:
+
+  append           pipelined, from all producers; one call of submit, which waits only when the staging is full
+  append_blocking  at most 200,000 single events (20,000 with sync), each waited for; one call
+  replay           all events, CRC checked; 10,000 events
+  streams          all events of 1,000 streams, one stream after the other; one stream
+  reopen           opening after a clean close; one opening (`seconds` is the mean, `events` what is stored)
+  tail_latency     at most 20,000 single events to a waiting reader; from before the append to in the reader's hands
+
+`anon_mib` is the anonymous memory of the process at the end of a workload, `disk_bytes_per_event` what the segments and
+index files hold once the store is closed. The store is left in DIR.";
+
+/// Looks into a towpath store, appends to it, checks it, and measures it. All reading works beside a live writer.
+#[derive(Parser)]
+#[command(name = "towpath", version)]
+#[command(after_help = "Exit status: 0 good, 1 what was asked about is not good, 2 could not run.")]
+pub(crate) struct Args {
+    /// Print JSON: one object, or one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Tell what a store holds
+    Info(StoreDir),
+    /// List the streams
+    Streams(StoreDir),
+    /// List the event types
+    Types(StoreDir),
+    /// Print events
+    Cat(Cat),
+    /// Print the last events, and with -f those to come
+    Tail(Tail),
+    /// Print the event at one position
+    Get(Get),
+    /// Append one event; makes the store when there is none
+    Append(Append),
+    /// Append the rows of a file as events; makes the store when there is none
+    Import(Import),
+    /// Print all events, as objects, in the order of the log
+    Export(Export),
+    /// Check every byte of a store
+    Verify(StoreDir),
+    /// Measure this machine with a fresh store
+    Bench(Bench),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct StoreDir {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Cat {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// Only this stream; streams that begin with $ show up only when named here
+    #[arg(long)]
+    pub(crate) stream: Option<String>,
+    /// Only streams of this category: the part of the name before the first `-`
+    #[arg(long)]
+    pub(crate) category: Option<String>,
+    /// Only this type; given several times: any of them
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) types: Vec<String>,
+    /// Only events with this tag; given several times: with all of them
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Begin at this position, itself included
+    #[arg(long, value_name = "POS")]
+    pub(crate) from: Option<Position>,
+    /// Nothing older: RFC 3339, a date (UTC), or a span before now such as `2h`
+    #[arg(long, value_name = "TIME", value_parser = time::parse_moment)]
+    pub(crate) since: Option<Timestamp>,
+    /// Newest first; --from is then where to start going back
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// At most so many
+    #[arg(short = 'n', value_name = "N")]
+    pub(crate) limit: Option<u64>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Tail {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// So many of the last events
+    #[arg(short = 'n', value_name = "N", default_value_t = 10)]
+    pub(crate) count: u64,
+    /// Go on with new events as they come, until interrupted
+    #[arg(short = 'f', long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Get {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// The position
+    #[arg(value_name = "POS")]
+    pub(crate) position: Position,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Append {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// The stream
+    pub(crate) stream: String,
+    /// The event type
+    #[arg(value_name = "TYPE")]
+    pub(crate) type_name: String,
+    /// The payload, or `-` to read it from standard input; without it the payload is empty
+    #[arg(value_name = "JSON", allow_negative_numbers = true)]
+    pub(crate) payload: Option<String>,
+    /// Add a tag
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Add a header
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    pub(crate) headers: Vec<(String, String)>,
+    /// Idempotency key: said again with the same event, nothing is written twice
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+    /// Append only if the stream is at this revision, or absent
+    #[arg(long, value_name = "N|absent", value_parser = expected)]
+    pub(crate) expect: Option<Expected>,
+    /// When it happened: RFC 3339, a date (UTC), or a span before now such as `2h`
+    #[arg(long, value_name = "TIME", value_parser = time::parse_moment)]
+    pub(crate) occurred: Option<Timestamp>,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = IMPORT_HELP)]
+pub(crate) struct Import {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// The rows, or `-` for standard input; gzip is recognised
+    pub(crate) file: PathBuf,
+    /// What the rows are; needed when the name does not end in .csv, .ndjson or .jsonl, with or without .gz
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Name of the stream
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) stream: Template,
+    /// Event type
+    #[arg(long = "type", value_name = "TEMPLATE")]
+    pub(crate) type_name: Template,
+    /// The field that says when it happened: RFC 3339, or a whole number of seconds since 1970 UTC
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) occurred: Option<String>,
+    /// Add a tag
+    #[arg(long = "tag", value_name = "TEMPLATE")]
+    pub(crate) tags: Vec<Template>,
+    /// Rows in a commit, written all or none; fewer when they have more than a mebibyte
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) batch: u64,
+    /// Write bad rows here, an object a line: line, reason, row
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rejects: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Ndjson,
+    Csv,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Export {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// What to write
+    #[arg(long, value_enum, default_value = "ndjson")]
+    pub(crate) format: ExportFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    Ndjson,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = BENCH_HELP)]
+pub(crate) struct Bench {
+    /// Where to make the store; must be empty, or not there yet
+    pub(crate) dir: PathBuf,
+    /// Events to append
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) events: u64,
+    /// Size of a payload
+    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    pub(crate) size: u32,
+    /// Streams, written to in turn
+    #[arg(long, value_name = "S", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) streams: u64,
+    /// Events a commit
+    #[arg(long, value_name = "K", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) commit: u64,
+    /// When an append is answered; `every` is every 10 ms
+    #[arg(long, value_enum, default_value = "os")]
+    pub(crate) durability: Lasting,
+    /// Threads that append
+    #[arg(long, value_name = "P", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(crate) producers: u64,
+    /// Only this workload; given several times: these. Without `append` that runs first, unreported
+    #[arg(long = "workload", value_name = "NAME", value_enum)]
+    pub(crate) workloads: Vec<Workload>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lasting {
+    Os,
+    Every,
+    Sync,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Workload {
+    Append,
+    AppendBlocking,
+    Replay,
+    Streams,
+    Reopen,
+    TailLatency,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it is not NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn expected(text: &str) -> Result<Expected, String> {
+    match text {
+        "absent" => Ok(Expected::Absent),
+        _ => match text.parse::<Revision>() {
+            Ok(revision) => Ok(Expected::Exact(revision)),
+            Err(_) => Err("it is neither a revision nor `absent`".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn an_expectation_is_a_revision_or_absent() {
+        assert_eq!(expected("absent"), Ok(Expected::Absent));
+        assert_eq!(expected("3"), Ok(Expected::Exact(Revision::new(3))));
+        assert!(expected("-1").is_err());
+    }
+}

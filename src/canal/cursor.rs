@@ -1,0 +1,300 @@
+//! The ordered consumer: every event in the order of the log, once, with a checkpoint by name.
+
+use std::time::{Duration, Instant};
+
+use crate::canal::{Batch, Canal, Promises, Settlement, Start, Token};
+use crate::error::{Error, Result};
+use crate::event::query::Query;
+use crate::format::names;
+use crate::id::Position;
+use crate::log::terms::Filter;
+use crate::log::walk::{self, Step, Walk};
+use crate::store::Store;
+use crate::sync::{Owned, guard};
+use crate::writer::ticket::Ticket;
+
+/// How often a reader looks for what a writer in another process has published.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// How a cursor is opened: [`Store::cursor`] and [`Store::follow`] begin it.
+#[derive(Clone, Debug)]
+#[must_use = "a cursor is opened by `open`"]
+pub struct CursorBuilder {
+    store: Store,
+    name: Option<String>,
+    start: Start,
+    filter: Query,
+}
+
+/// Hands out events in the order of the log, from a checkpoint on, without a gap, and then waits for new ones.
+///
+/// Acknowledging is cumulative and moves the checkpoint forward, never back; after a crash the cursor goes on at the
+/// checkpoint, so what was handed out and not acknowledged comes again. The checkpoint lies in the log itself: it can
+/// never point past what survived.
+#[derive(Debug)]
+pub struct Cursor {
+    store: Store,
+    owned: Option<Owned>,
+    /// How often the owner had been told of a seek when the cursor last looked.
+    told: u64,
+    filter: Query,
+    walk: Walk,
+    /// An event that was found and did not fit into the last batch.
+    pending: Option<Step>,
+    /// The last position that was handed out since the cursor was opened or moved.
+    handed_out: Position,
+    /// The next position to read, as acknowledged.
+    checkpoint: Position,
+    /// The last checkpoint's way into the log.
+    unanswered: Option<Ticket>,
+}
+
+impl Store {
+    /// Begins a cursor whose checkpoint is kept under a name, for the one owner of that name.
+    pub fn cursor(&self, name: impl Into<String>) -> CursorBuilder {
+        self.cursor_builder(Some(name.into()))
+    }
+
+    /// Begins a cursor without a name: it keeps no checkpoint and begins where [`start`](CursorBuilder::start) says.
+    /// Works on a store that was opened read-only, where it follows a writer in another process.
+    pub fn follow(&self) -> CursorBuilder {
+        self.cursor_builder(None)
+    }
+
+    fn cursor_builder(&self, name: Option<String>) -> CursorBuilder {
+        CursorBuilder { store: self.clone(), name, start: Start::default(), filter: Query::new() }
+    }
+}
+
+impl CursorBuilder {
+    /// Where to begin when there is no checkpoint. Otherwise it is the checkpoint that counts.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Only events that the query means.
+    pub fn filter(mut self, query: Query) -> Self {
+        self.filter = query;
+        self
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`Error::ConsumerBusy`] when a cursor of this name is open, [`Error::ReadOnly`] for a name on a store that was
+    /// opened read-only, [`Error::Expired`] when it was to begin before the oldest event that is kept, [`Error::Invalid`]
+    /// and [`Error::TooLarge`] for a name that cannot be used.
+    pub fn open(self) -> Result<Cursor> {
+        let owned = match &self.name {
+            None => None,
+            Some(name) => {
+                names::check_users("consumer name", name)?;
+                self.store.writer()?;
+                let taken = self.store.inner.owners.take(name);
+                Some(taken.ok_or_else(|| Error::ConsumerBusy { name: name.clone() })?)
+            }
+        };
+        let kept = self.name.as_ref().and_then(|name| checkpoint(&self.store, name));
+        let next = match kept {
+            Some(next) => next,
+            None => resolve(&self.store, self.start)?,
+        };
+        let oldest = self.store.oldest();
+        if next < oldest {
+            return Err(Error::Expired { asked: next, oldest });
+        }
+        Ok(Cursor {
+            walk: Walk::new(&self.store.inner.log, Filter::Query(self.filter.clone()), next)?,
+            told: owned.as_ref().map_or(0, Owned::told),
+            store: self.store,
+            owned,
+            filter: self.filter,
+            pending: None,
+            handed_out: next.previous(),
+            checkpoint: next,
+            unanswered: None,
+        })
+    }
+}
+
+impl Cursor {
+    /// The next position to read after a crash: behind what was acknowledged.
+    pub fn checkpoint(&self) -> Position {
+        self.checkpoint
+    }
+
+    /// Everything up to this position is handled, inclusive. An older position than was acknowledged before changes
+    /// nothing. The checkpoint is on its way into the log when this returns; it waits for no sync of its own.
+    ///
+    /// # Errors
+    /// [`Error::NotDelivered`] for a position that was never handed out; the checkpoint stays. What an append can fail
+    /// with, of this or the last acknowledgement.
+    pub fn acknowledge(&mut self, position: Position) -> Result<()> {
+        self.notice_seek()?;
+        if position > self.handed_out {
+            let name = self.owned.as_ref().map_or("(unnamed)", Owned::name).to_owned();
+            return Err(Error::NotDelivered { name, asked: position, last: self.handed_out });
+        }
+        if position < self.checkpoint {
+            return Ok(());
+        }
+        self.keep(position.next())
+    }
+
+    /// Goes on at another position, forward or back, and keeps that as the checkpoint.
+    ///
+    /// # Errors
+    /// As [`Store::seek`], and [`Error::Expired`] for a position before the oldest event that is kept.
+    pub fn seek(&mut self, position: Position) -> Result<()> {
+        let oldest = self.store.oldest();
+        let position = position.max(Position::new(1));
+        if position < oldest {
+            return Err(Error::Expired { asked: position, oldest });
+        }
+        let head = self.store.head();
+        if position > head.next() {
+            let name = self.owned.as_ref().map_or("(unnamed)", Owned::name).to_owned();
+            return Err(Error::NotDelivered { name, asked: position, last: head });
+        }
+        self.keep(position)?;
+        self.go_to(position)
+    }
+
+    /// Waits until the last acknowledgement stands in the log.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn flush(&mut self) -> Result<()> {
+        self.unanswered.take().map_or(Ok(()), |ticket| ticket.wait().map(drop))
+    }
+
+    fn keep(&mut self, next: Position) -> Result<()> {
+        if let Some(owned) = &self.owned {
+            if let Some(Err(error)) = self.unanswered.as_ref().and_then(Ticket::poll) {
+                self.unanswered = None;
+                return Err(error);
+            }
+            self.unanswered = Some(self.store.set_checkpoint(owned.name(), next)?);
+        }
+        self.checkpoint = next;
+        Ok(())
+    }
+
+    fn go_to(&mut self, next: Position) -> Result<()> {
+        self.walk = Walk::new(&self.store.inner.log, Filter::Query(self.filter.clone()), next)?;
+        self.pending = None;
+        self.handed_out = next.previous();
+        self.checkpoint = next;
+        Ok(())
+    }
+
+    /// Somebody may have moved the checkpoint by [`Store::seek`].
+    fn notice_seek(&mut self) -> Result<()> {
+        let Some(owned) = &self.owned else { return Ok(()) };
+        let told = owned.told();
+        if told == self.told {
+            return Ok(());
+        }
+        self.told = told;
+        let next = checkpoint(&self.store, owned.name()).unwrap_or(self.checkpoint);
+        self.go_to(next)
+    }
+
+    fn find(&mut self, until: Position) -> Result<Option<Step>> {
+        match self.pending.take() {
+            Some(step) => Ok(Some(step)),
+            None => self.walk.step(&self.store.inner.log, until),
+        }
+    }
+
+    /// What is there now, without waiting.
+    fn take(&mut self, max: usize) -> Result<Batch> {
+        let mut batch = Batch::default();
+        let until = self.store.inner.log.head();
+        while batch.len() < max {
+            match self.find(until)? {
+                Some(Step::Event { offset, len, position }) => {
+                    let segment = &self.walk.part().segment;
+                    if !batch.takes(segment) {
+                        self.pending = Some(Step::Event { offset, len, position });
+                        break;
+                    }
+                    batch.push(segment, offset, len, Token(position.get()));
+                    self.handed_out = position;
+                }
+                Some(Step::Damaged(damage)) if batch.is_empty() => return Err(Error::Damaged(damage)),
+                Some(step) => {
+                    self.pending = Some(step);
+                    break;
+                }
+                None => break,
+            }
+        }
+        Ok(batch)
+    }
+}
+
+impl Canal for Cursor {
+    fn pull_batch(&mut self, max: usize, patience: Duration) -> Result<Batch> {
+        let until = Instant::now().checked_add(patience);
+        loop {
+            self.notice_seek()?;
+            let log = &self.store.inner.log;
+            log.refresh()?;
+            // Closed is asked before the log is looked at, so nothing can have come behind what is found.
+            let closed = log.is_closed();
+            let seen = log.head.get();
+            let batch = self.take(max.max(1))?;
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+            if closed {
+                return Err(Error::Closed);
+            }
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Ok(batch);
+            }
+            let log = &self.store.inner.log;
+            let patience = if self.store.writer().is_ok() { left } else { left.min(LOOK) };
+            log.head.wait(seen, patience, || log.is_closed());
+        }
+    }
+
+    /// `Done` acknowledges everything up to this delivery; `Release` hands out this one and what follows it again.
+    fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()> {
+        let position = Position::new(token.0);
+        match settlement {
+            Settlement::Done => self.acknowledge(position),
+            Settlement::Release if position > self.handed_out => {
+                let name = self.owned.as_ref().map_or("(unnamed)", Owned::name).to_owned();
+                Err(Error::NotDelivered { name, asked: position, last: self.handed_out })
+            }
+            Settlement::Release => {
+                let checkpoint = self.checkpoint;
+                self.go_to(position)?;
+                self.checkpoint = checkpoint.min(position);
+                Ok(())
+            }
+        }
+    }
+
+    fn promises(&self) -> Promises {
+        Promises { ordered: true, cumulative: true, remembered: self.owned.is_some() }
+    }
+}
+
+fn checkpoint(store: &Store, name: &str) -> Option<Position> {
+    guard(&store.inner.log.state).checkpoints.get(name).copied()
+}
+
+fn resolve(store: &Store, start: Start) -> Result<Position> {
+    let head = store.head();
+    Ok(match start {
+        Start::Beginning => store.oldest(),
+        Start::End => head.next(),
+        Start::At(position) => position.max(Position::new(1)),
+        Start::Time(time) => walk::at_time(&store.inner.log, time)?,
+    })
+}

@@ -1,0 +1,348 @@
+//! One frame: a CRC-framed record, an event or a control record. FORMAT.md, "Frame".
+
+use std::ops::Range;
+
+use crate::event::codec::Codec;
+use crate::event::draft::NewEvent;
+use crate::format::extras::{self, Extras};
+use crate::format::term::{Kind, Term};
+use crate::format::{crc, names, u16_at, u32_at, u64_at};
+use crate::id::{Position, Revision, Timestamp};
+
+const LEN: Range<usize> = 0..4; // bytes of the frame, without padding
+const CRC: Range<usize> = 4..8; // over bytes 8..len, seeded with nonce and length
+const POSITION: Range<usize> = 8..16;
+const REVISION: Range<usize> = 16..24; // while staged: the hash of the stream's name
+const TIME: Range<usize> = 24..32;
+const FLAGS: Range<usize> = 32..34;
+const STREAM_LEN: Range<usize> = 34..36;
+const TYPE_LEN: Range<usize> = 36..38;
+const EXTRAS_LEN: Range<usize> = 38..40;
+const _: () = assert!(LEN.end == CRC.start && CRC.end == POSITION.start && POSITION.end == REVISION.start);
+const _: () = assert!(REVISION.end == TIME.start && TIME.end == FLAGS.start && FLAGS.end == STREAM_LEN.start);
+const _: () = assert!(STREAM_LEN.end == TYPE_LEN.start && TYPE_LEN.end == EXTRAS_LEN.start);
+
+/// Bytes before the names.
+pub(crate) const HEADER: usize = EXTRAS_LEN.end;
+
+/// Frames begin at multiples of this.
+pub(crate) const ALIGN: usize = 8;
+
+/// The flags of a frame.
+pub(crate) mod flag {
+    /// The commit goes on in the next frame.
+    pub(crate) const MORE: u16 = 1 << 0;
+    /// A control record: takes no position, readers never see it.
+    pub(crate) const CONTROL: u16 = 1 << 1;
+    /// Everything before this frame was on stable storage before it was written.
+    pub(crate) const SYNCED: u16 = 1 << 2;
+    /// The codec's number stands in three bits.
+    pub(super) const CODEC_SHIFT: u16 = 3;
+    pub(super) const CODEC: u16 = 0b111 << CODEC_SHIFT;
+    /// Compressed and encrypted payloads: kept free, refused by this version.
+    pub(super) const UNKNOWN: u16 = 0b11 << 6;
+    /// Which extras follow, see `extras`.
+    pub(crate) const EXTRAS: u16 = 0xff << 8;
+}
+
+/// What stands at one place in a segment. Reports; does not judge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Found<'a> {
+    Frame(Frame<'a>),
+    /// Zeroes, or the end of the bytes: nothing was ever written here.
+    Blank,
+    /// Not a whole frame. A torn tail or damage: recovery decides which.
+    Bad(&'static str),
+}
+
+/// A frame whose CRC and structure are sound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame<'a> {
+    bytes: &'a [u8],
+}
+
+/// The number that a segment's CRCs start from: another for each segment, never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Nonce(pub(crate) u32);
+
+/// Looks at what stands at the start of `bytes`, which go up to the end of what may be read.
+pub(crate) fn find(bytes: &[u8], nonce: Nonce) -> Found<'_> {
+    if bytes.len() < LEN.end {
+        return Found::Blank;
+    }
+    let len = u32_at(bytes, LEN.start) as usize;
+    if len == 0 {
+        return Found::Blank;
+    }
+    if len < HEADER || padded(len) > bytes.len() {
+        return Found::Bad("the length does not fit");
+    }
+    let frame = Frame { bytes: &bytes[..len] };
+    if frame.computed_crc(nonce) != frame.crc() {
+        return Found::Bad("the checksum does not fit");
+    }
+    match frame.is_sound() {
+        Ok(()) => Found::Frame(frame),
+        Err(why) => Found::Bad(why),
+    }
+}
+
+/// The position that would stand here if this were a frame; `None` where the bytes are too few.
+pub(crate) fn peek_position(bytes: &[u8]) -> Option<Position> {
+    (bytes.len() >= HEADER).then(|| Position::new(u64_at(bytes, POSITION.start)))
+}
+
+/// The length that would stand here if this were a frame. The bytes are at least [`HEADER`].
+pub(crate) fn peek_len(bytes: &[u8]) -> u32 {
+    u32_at(bytes, LEN.start)
+}
+
+/// Whether the flags that would stand here are those of a control record. The bytes are at least [`HEADER`].
+pub(crate) fn peek_is_control(bytes: &[u8]) -> bool {
+    u16_at(bytes, FLAGS.start) & flag::CONTROL != 0
+}
+
+/// Whether the flags that would stand here say that everything before was durable. The bytes are at least [`HEADER`].
+pub(crate) fn peek_is_synced(bytes: &[u8]) -> bool {
+    u16_at(bytes, FLAGS.start) & flag::SYNCED != 0
+}
+
+/// A frame's length with its padding.
+pub(crate) const fn padded(len: usize) -> usize {
+    (len + ALIGN - 1) & !(ALIGN - 1)
+}
+
+impl<'a> Frame<'a> {
+    /// The frame in bytes that were found sound before.
+    pub(crate) fn trusted(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// Bytes without padding.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes to the next frame.
+    pub(crate) fn stride(&self) -> usize {
+        padded(self.bytes.len())
+    }
+
+    pub(crate) fn crc(&self) -> u32 {
+        u32_at(self.bytes, CRC.start)
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        Position::new(u64_at(self.bytes, POSITION.start))
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        Revision::new(u64_at(self.bytes, REVISION.start))
+    }
+
+    pub(crate) fn time(&self) -> Timestamp {
+        Timestamp::from_nanos(u64_at(self.bytes, TIME.start))
+    }
+
+    pub(crate) fn flags(&self) -> u16 {
+        u16_at(self.bytes, FLAGS.start)
+    }
+
+    pub(crate) fn has_more(&self) -> bool {
+        self.flags() & flag::MORE != 0
+    }
+
+    pub(crate) fn is_control(&self) -> bool {
+        self.flags() & flag::CONTROL != 0
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        Codec::from_id(codec_id(self.flags())).unwrap_or(Codec::Raw)
+    }
+
+    pub(crate) fn stream(&self) -> &'a str {
+        text(&self.bytes[self.stream_range()])
+    }
+
+    pub(crate) fn stream_bytes(&self) -> &'a [u8] {
+        &self.bytes[self.stream_range()]
+    }
+
+    pub(crate) fn type_name(&self) -> &'a str {
+        text(self.type_bytes())
+    }
+
+    pub(crate) fn type_bytes(&self) -> &'a [u8] {
+        let start = self.stream_range().end;
+        &self.bytes[start..start + u16_at(self.bytes, TYPE_LEN.start) as usize]
+    }
+
+    pub(crate) fn extras(&self) -> Extras<'a> {
+        let start = self.extras_start();
+        Extras::new(self.flags() & flag::EXTRAS, &self.bytes[start..start + self.extras_len()])
+    }
+
+    pub(crate) fn payload(&self) -> &'a [u8] {
+        &self.bytes[self.extras_start() + self.extras_len()..]
+    }
+
+    /// What the writer of the event gave: everything but position, revision, time and the log's own flags.
+    pub(crate) fn has_content_of(&self, other: &Frame<'_>) -> bool {
+        let own = !(flag::MORE | flag::SYNCED);
+        self.flags() & own == other.flags() & own && self.bytes[STREAM_LEN.start..] == other.bytes[STREAM_LEN.start..]
+    }
+
+    fn stream_range(&self) -> Range<usize> {
+        HEADER..HEADER + u16_at(self.bytes, STREAM_LEN.start) as usize
+    }
+
+    fn extras_start(&self) -> usize {
+        self.stream_range().end + u16_at(self.bytes, TYPE_LEN.start) as usize
+    }
+
+    fn extras_len(&self) -> usize {
+        u16_at(self.bytes, EXTRAS_LEN.start) as usize
+    }
+
+    fn computed_crc(&self, nonce: Nonce) -> u32 {
+        crc(nonce.0 ^ self.bytes.len() as u32, &self.bytes[CRC.end..])
+    }
+
+    /// Checks what accessors rely on, and that nothing stands here that could not have been written.
+    fn is_sound(&self) -> Result<(), &'static str> {
+        if self.extras_start() + self.extras_len() > self.bytes.len() {
+            return Err("the lengths inside do not fit");
+        }
+        let flags = self.flags();
+        if flags & flag::UNKNOWN != 0 || Codec::from_id(codec_id(flags)).is_none() {
+            return Err("it has flags of a newer version");
+        }
+        if flags & flag::CONTROL != 0 {
+            return if self.extras_start() == HEADER && self.extras_len() == 0 {
+                Ok(())
+            } else {
+                Err("a control record has names")
+            };
+        }
+        if !names::is_sound(self.stream_bytes()) || !names::is_sound(self.type_bytes()) {
+            return Err("a name could not have been written");
+        }
+        if flags & flag::EXTRAS == 0 && self.extras_len() == 0 || self.extras().is_sound() {
+            Ok(())
+        } else {
+            Err("the extras do not fit")
+        }
+    }
+}
+
+/// Appends the frame of an event, all but what the writer's turn gives it. Sizes were checked by the caller.
+/// The place of the revision holds the hash of the stream's name until then.
+pub(crate) fn stage_event(out: &mut Vec<u8>, stream: &str, event: &NewEvent<'_>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER]);
+    out.extend_from_slice(stream.as_bytes());
+    out.extend_from_slice(event.type_name.as_bytes());
+    let extras_start = out.len();
+    let extras_flags = extras::put(out, event);
+    let extras_len = out.len() - extras_start;
+    out.extend_from_slice(&event.payload);
+
+    let len = out.len() - start;
+    let flags = u16::from(event.codec.id()) << flag::CODEC_SHIFT | extras_flags;
+    let frame = &mut out[start..];
+    frame[LEN].copy_from_slice(&(len as u32).to_le_bytes());
+    frame[REVISION].copy_from_slice(&Term::of(Kind::Stream, stream.as_bytes()).0.to_le_bytes());
+    frame[FLAGS].copy_from_slice(&flags.to_le_bytes());
+    frame[STREAM_LEN].copy_from_slice(&(stream.len() as u16).to_le_bytes());
+    frame[TYPE_LEN].copy_from_slice(&(event.type_name.len() as u16).to_le_bytes());
+    frame[EXTRAS_LEN].copy_from_slice(&(extras_len as u16).to_le_bytes());
+    out.resize(start + padded(len), 0);
+}
+
+/// Appends the frame of a control record.
+pub(crate) fn stage_control(out: &mut Vec<u8>, record: &[u8]) {
+    let start = out.len();
+    let len = HEADER + record.len();
+    out.extend_from_slice(&[0; HEADER]);
+    out.extend_from_slice(record);
+    out[start..][LEN].copy_from_slice(&(len as u32).to_le_bytes());
+    out[start..][FLAGS].copy_from_slice(&flag::CONTROL.to_le_bytes());
+    out.resize(start + padded(len), 0);
+}
+
+/// Adds the idempotency key to the staged frame at the start of `out`: the key is the last of the extras.
+pub(crate) fn stage_key(out: &mut Vec<u8>, key: &str) {
+    let staged = Staged::at(out, 0);
+    let (len, at) = (staged.len(), staged.frame().extras_start() + staged.frame().extras_len());
+    let flags = staged.frame().flags() | extras::KEY;
+    let mut bytes = Vec::with_capacity(2 + key.len());
+    extras::put_text(&mut bytes, key);
+    let (grown, extras_len) = (len + bytes.len(), staged.frame().extras_len() + bytes.len());
+    out.splice(at..at, bytes);
+    let old_end = padded(len) + grown - len;
+    out.splice(grown..old_end, std::iter::repeat_n(0, padded(grown) - grown));
+    out[LEN].copy_from_slice(&(grown as u32).to_le_bytes());
+    out[FLAGS].copy_from_slice(&flags.to_le_bytes());
+    out[EXTRAS_LEN].copy_from_slice(&(extras_len as u16).to_le_bytes());
+}
+
+/// A frame in the staging buffer, made by this process and not finished yet.
+pub(crate) struct Staged<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Staged<'a> {
+    /// The staged frame that begins at `at`.
+    pub(crate) fn at(staged: &'a [u8], at: usize) -> Self {
+        let len = u32_at(staged, at) as usize;
+        Self { bytes: &staged[at..at + len] }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        padded(self.bytes.len())
+    }
+
+    /// The hash of the stream's name.
+    pub(crate) fn stream_term(&self) -> Term {
+        Term(u64_at(self.bytes, REVISION.start))
+    }
+
+    /// What the frame says already: names, extras, payload.
+    pub(crate) fn frame(&self) -> Frame<'a> {
+        Frame { bytes: self.bytes }
+    }
+}
+
+/// What the writer's turn gives a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) position: Position,
+    pub(crate) revision: Revision,
+    pub(crate) time: Timestamp,
+    /// [`flag::MORE`] and [`flag::SYNCED`] or neither.
+    pub(crate) flags: u16,
+}
+
+/// Finishes a staged frame: its place and its CRC. Returns the CRC.
+pub(crate) fn finish(frame: &mut [u8], place: Place, nonce: Nonce) -> u32 {
+    frame[POSITION].copy_from_slice(&place.position.get().to_le_bytes());
+    frame[REVISION].copy_from_slice(&place.revision.get().to_le_bytes());
+    frame[TIME].copy_from_slice(&place.time.as_nanos().to_le_bytes());
+    let kept = u16_at(frame, FLAGS.start) & !(flag::MORE | flag::SYNCED);
+    frame[FLAGS].copy_from_slice(&(kept | place.flags).to_le_bytes());
+    let crc = Frame { bytes: frame }.computed_crc(nonce);
+    frame[CRC].copy_from_slice(&crc.to_le_bytes());
+    crc
+}
+
+fn codec_id(flags: u16) -> u8 {
+    ((flags & flag::CODEC) >> flag::CODEC_SHIFT) as u8
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}

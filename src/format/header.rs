@@ -1,0 +1,128 @@
+//! The first page of a segment. FORMAT.md, "Segment header".
+
+use std::ops::Range;
+
+use crate::format::frame::Nonce;
+use crate::format::{CHECKSUM_CRC32, PAGE, VERSION, crc, u32_at, u64_at};
+use crate::id::{Position, StoreId, Timestamp};
+
+const MAGIC_BYTES: &[u8; 8] = b"towpath\n";
+
+const MAGIC: Range<usize> = 0..8;
+const FORMAT: Range<usize> = 8..12;
+const CHECKSUM: Range<usize> = 12..16;
+const STORE: Range<usize> = 16..32;
+const NONCE: Range<usize> = 32..36;
+const FIRST: Range<usize> = 40..48; // 36..40 stays 0
+const PREVIOUS_FIRST: Range<usize> = 48..56;
+const PREVIOUS_END: Range<usize> = 56..64;
+const PREVIOUS_CRC: Range<usize> = 64..68;
+const CREATED: Range<usize> = 72..80; // 68..72 stays 0
+const DURABLE: Range<usize> = 80..88;
+const CRC: Range<usize> = PAGE - 4..PAGE; // over everything before it
+
+/// What a segment says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) store: StoreId,
+    pub(crate) nonce: Nonce,
+    /// The first position it can hold, as in its name.
+    pub(crate) first: Position,
+    /// The segment before it, unless this is the first one.
+    pub(crate) previous: Option<Previous>,
+    pub(crate) created: Timestamp,
+    /// The last position that was known to be durable when the segment was made.
+    pub(crate) durable: Position,
+}
+
+/// How a segment knows the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Previous {
+    pub(crate) first: Position,
+    /// Where its last frame ends.
+    pub(crate) end: u64,
+    /// The CRC of its last frame, 0 when it has none.
+    pub(crate) last_crc: u32,
+}
+
+/// Why a page is not a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bad {
+    /// All zeroes: the header never reached the disk.
+    Blank,
+    NotASegment,
+    Version(u32),
+    Checksum(u32),
+    Damaged,
+}
+
+pub(crate) fn encode(header: &Header) -> [u8; PAGE] {
+    let mut page = [0; PAGE];
+    page[MAGIC].copy_from_slice(MAGIC_BYTES);
+    page[FORMAT].copy_from_slice(&VERSION.to_le_bytes());
+    page[CHECKSUM].copy_from_slice(&CHECKSUM_CRC32.to_le_bytes());
+    page[STORE].copy_from_slice(header.store.as_bytes());
+    page[NONCE].copy_from_slice(&header.nonce.0.to_le_bytes());
+    page[FIRST].copy_from_slice(&header.first.get().to_le_bytes());
+    if let Some(previous) = header.previous {
+        page[PREVIOUS_FIRST].copy_from_slice(&previous.first.get().to_le_bytes());
+        page[PREVIOUS_END].copy_from_slice(&previous.end.to_le_bytes());
+        page[PREVIOUS_CRC].copy_from_slice(&previous.last_crc.to_le_bytes());
+    }
+    page[CREATED].copy_from_slice(&header.created.as_nanos().to_le_bytes());
+    page[DURABLE].copy_from_slice(&header.durable.get().to_le_bytes());
+    let sum = crc(0, &page[..CRC.start]);
+    page[CRC].copy_from_slice(&sum.to_le_bytes());
+    page
+}
+
+pub(crate) fn decode(page: &[u8; PAGE]) -> Result<Header, Bad> {
+    if page.iter().all(|b| *b == 0) {
+        return Err(Bad::Blank);
+    }
+    if &page[MAGIC] != MAGIC_BYTES {
+        return Err(Bad::NotASegment);
+    }
+    let version = u32_at(page, FORMAT.start);
+    let sum_fits = crc(0, &page[..CRC.start]) == u32_at(page, CRC.start);
+    if version != VERSION {
+        // A flipped bit in the version must not be taken for a newer version, nor the other way round.
+        return Err(if sum_fits || version > VERSION { Bad::Version(version) } else { Bad::Damaged });
+    }
+    if !sum_fits {
+        return Err(Bad::Damaged);
+    }
+    if u32_at(page, CHECKSUM.start) != CHECKSUM_CRC32 {
+        return Err(Bad::Checksum(u32_at(page, CHECKSUM.start)));
+    }
+    let previous_first = Position::new(u64_at(page, PREVIOUS_FIRST.start));
+    Ok(Header {
+        store: StoreId(page[STORE].try_into().expect("16 bytes")),
+        nonce: Nonce(u32_at(page, NONCE.start)),
+        first: Position::new(u64_at(page, FIRST.start)),
+        previous: (previous_first != Position::START).then(|| Previous {
+            first: previous_first,
+            end: u64_at(page, PREVIOUS_END.start),
+            last_crc: u32_at(page, PREVIOUS_CRC.start),
+        }),
+        created: Timestamp::from_nanos(u64_at(page, CREATED.start)),
+        durable: Position::new(u64_at(page, DURABLE.start)),
+    })
+}
+
+/// A segment's file name: its first position in 20 digits.
+pub(crate) fn file_name(first: Position) -> String {
+    format!("{:020}.seg", first.get())
+}
+
+/// The name of its index file.
+pub(crate) fn index_name(first: Position) -> String {
+    format!("{:020}.idx", first.get())
+}
+
+/// The first position in a segment's file name; `None` for every other name.
+pub(crate) fn parse_name(name: &str) -> Option<Position> {
+    let digits = name.strip_suffix(".seg")?;
+    let plain = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten().map(Position::new)
+}

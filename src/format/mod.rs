@@ -1,0 +1,44 @@
+//! Every byte of every file. Pure: no files, clocks or threads. The text of the format is the guide page
+//! [`format`](crate::guide::format); `FORMAT.md` in this folder is its source.
+
+pub(crate) mod control;
+pub(crate) mod extras;
+pub(crate) mod frame;
+pub(crate) mod header;
+pub(crate) mod index;
+pub mod limits;
+pub(crate) mod lock;
+pub(crate) mod names;
+pub(crate) mod term;
+mod varint;
+
+/// The version of the format that this build writes, and the only one so far.
+pub const VERSION: u32 = 1;
+
+/// Checksum algorithm 1: CRC-32 as in IEEE 802.3 (polynomial 0x04C11DB7, reflected).
+pub(crate) const CHECKSUM_CRC32: u32 = 1;
+
+/// Segment headers and the lock file have one page; index files are checked page by page.
+pub(crate) const PAGE: usize = 4096;
+
+/// Reads a little-endian `u16`. The range is one that the caller checked.
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
+}
+
+/// Reads a little-endian `u32`.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+/// Reads a little-endian `u64`.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The CRC-32 of some bytes, going on from `seed`.
+pub(crate) fn crc(seed: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+    hasher.update(bytes);
+    hasher.finalize()
+}

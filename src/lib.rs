@@ -1,0 +1,43 @@
+//! A synchronous embedded event-sourcing store: one directory, one writer, memory-mapped segments of checksummed events,
+//! and canals that feed the caller's own threads in batches. No async runtime.
+//!
+//! Start with [`Store`]; the [`guide`] explains how it works, what it promises, and how common things are done.
+
+#[cfg(not(unix))]
+compile_error!("towpath's door to the file system is written for Unix so far");
+
+mod canal;
+mod clock;
+mod error;
+mod event;
+mod format;
+pub mod guide;
+mod id;
+pub mod inspect;
+mod log;
+mod reactor;
+mod segment;
+mod store;
+mod sync;
+mod writer;
+
+pub use canal::cursor::{Cursor, CursorBuilder};
+pub use canal::{Batch, Canal, Consumer, Events, Promises, Settlement, Start, Token};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use error::{Damage, Error, Result, SharedIo};
+pub use event::codec::Codec;
+pub use event::draft::{Expected, NewEvent};
+pub use event::query::{Condition, Query};
+pub use event::upcast::{Encoded, Upcasters};
+pub use format::VERSION as FORMAT_VERSION;
+pub use format::limits;
+pub use id::{EventId, Position, Revision, StoreId, Timestamp};
+pub use log::event::Event;
+pub use log::reader::{Ended, Reader};
+pub use log::recover::{Quarantined, Recovery};
+pub use reactor::{Reactor, Stop};
+pub use store::{Options, Store};
+pub use writer::commit::Commit;
+pub use writer::durability::Durability;
+pub use writer::ticket::{Receipt, Ticket};
+pub use writer::view::{Proposal, Proposed, View};

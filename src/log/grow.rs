@@ -1,0 +1,142 @@
+//! New segments: made ready ahead of the writer under a temporary name, and begun when the writer gets there.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::PAGE;
+use crate::format::control::Control;
+use crate::format::frame::{self, Nonce, Place, Staged};
+use crate::format::header::{self, Header, Previous};
+use crate::id::{Position, Revision, StoreId, Timestamp};
+use crate::segment::disk::{Directory, File, Prepared};
+use crate::segment::map::{Access, Map, WriteKey};
+use crate::segment::{Pen, Segment, Way};
+
+/// What a segment is called before it has a position.
+pub(crate) const SPARE_NAME: &str = "spare.tmp";
+
+/// The first segment of a store is this small, so that a small store is small on disk.
+pub(crate) const SMALLEST: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
+
+/// A file with room for a segment, not part of the log yet.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    file: Arc<dyn File>,
+    map: (Map, WriteKey),
+}
+
+/// How segments of this store are made and written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) way: Way,
+    pub(crate) prepared: Prepared,
+    /// Whether a new segment has to be on the disk before anything is written into it.
+    pub(crate) synced: bool,
+    /// The largest size of a segment, unless one commit needs more.
+    pub(crate) largest: u64,
+}
+
+/// What a new segment says of the log before it.
+#[derive(Clone, Debug)]
+pub(crate) struct Beginning {
+    pub(crate) store: StoreId,
+    pub(crate) first: Position,
+    pub(crate) previous: Option<Previous>,
+    pub(crate) durable: Position,
+    pub(crate) time: Timestamp,
+    /// The live control state.
+    pub(crate) records: Vec<Control>,
+}
+
+impl Spare {
+    /// Makes room for a segment of `size` bytes. Nothing is left behind when that fails.
+    pub(crate) fn prepare(directory: &dyn Directory, size: u64, manner: Manner) -> Result<Self> {
+        directory.remove(SPARE_NAME)?;
+        let file = directory.create(SPARE_NAME)?;
+        let made = file.allocate(size, manner.prepared).and_then(|()| file.map(size, Access::Write));
+        match made {
+            Ok(map) => {
+                if manner.way == Way::Map {
+                    map.0.populate(0..size);
+                }
+                Ok(Self { file, map })
+            }
+            Err(error) => {
+                directory.remove(SPARE_NAME)?;
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.map.0.len()
+    }
+
+    /// Makes it the segment that follows. On error the log is as it was.
+    pub(crate) fn begin(
+        self,
+        directory: &dyn Directory,
+        beginning: Beginning,
+        manner: Manner,
+    ) -> Result<(Arc<Segment>, Pen)> {
+        let first = beginning.first;
+        let header = Header {
+            store: beginning.store,
+            nonce: random_nonce()?,
+            first,
+            previous: beginning.previous,
+            created: beginning.time,
+            durable: beginning.durable,
+        };
+        let state = encode_state(&beginning, header.nonce);
+        self.file.write_at(&header::encode(&header), 0)?;
+        self.file.write_at(&state, PAGE as u64)?;
+        if manner.synced {
+            self.file.sync()?;
+        }
+        directory.rename(SPARE_NAME, &header::file_name(first))?;
+        if manner.synced {
+            directory.sync()?;
+        }
+        Ok(Segment::created(header, self.file, self.map, manner.way, (PAGE + state.len()) as u64))
+    }
+}
+
+/// The size of the segment after so many bytes of log: small stores stay small, large ones get large segments.
+pub(crate) fn next_size(log_bytes: u64, needed: u64, largest: u64) -> u64 {
+    let grown = log_bytes.clamp(SMALLEST.min(largest), largest).next_power_of_two().min(largest);
+    grown.max(needed + PAGE as u64).next_multiple_of(PAGE as u64)
+}
+
+/// The bytes that the control state takes at the head of a segment.
+pub(crate) fn state_size(records: &[Control]) -> u64 {
+    records.iter().map(|record| frame::padded(frame::HEADER + record.encode().len()) as u64).sum()
+}
+
+/// The control state as one commit.
+fn encode_state(beginning: &Beginning, nonce: Nonce) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (at, record) in beginning.records.iter().enumerate() {
+        let start = out.len();
+        frame::stage_control(&mut out, &record.encode());
+        let more = if at + 1 < beginning.records.len() { frame::flag::MORE } else { 0 };
+        let place = Place { position: beginning.first, revision: Revision::ABSENT, time: beginning.time, flags: more };
+        let len = Staged::at(&out, start).len();
+        frame::finish(&mut out[start..start + len], place, nonce);
+    }
+    out
+}
+
+fn random_nonce() -> Result<Nonce> {
+    let mut bytes = [0; 4];
+    random(&mut bytes)?;
+    Ok(Nonce(u32::from_le_bytes(bytes) | 1))
+}
+
+/// Fills bytes from the kernel's random source.
+pub(crate) fn random(bytes: &mut [u8]) -> Result<()> {
+    let failed = |error| Error::io("read", std::path::Path::new("the kernel's random source"), error);
+    let filled = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
+    debug_assert_eq!(filled, bytes.len(), "the kernel fills up to 256 bytes at once");
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Who writes a store, and how far: the lock file, seen by its owner and by readers in other processes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::format::PAGE;
+use crate::format::lock::{self, Holder, NAME, word};
+use crate::id::Position;
+use crate::segment::disk::{Directory, File, Prepared};
+use crate::segment::map::{Access, Map};
+
+/// Readers hold the lock of the file for microseconds to see whether it is taken; the writer waits that out.
+const PROBES_PASS: Duration = Duration::from_secs(2);
+
+/// How far a writer has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The first position of the newest segment.
+    pub(crate) segment: Position,
+    /// Where its published frames end.
+    pub(crate) end: u64,
+    pub(crate) head: Position,
+    pub(crate) durable: Position,
+}
+
+/// What the lock file of a store said when it was opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    pub(crate) holder: Holder,
+    pub(crate) progress: Progress,
+    /// Where the closing record of the newest segment ends, after a close in good order.
+    pub(crate) closed: Option<u64>,
+}
+
+/// The lock file, held by the writer.
+#[derive(Debug)]
+pub(crate) struct Held {
+    map: Map,
+    /// Keeps the file's lock.
+    file: Arc<dyn File>,
+}
+
+/// The lock file, seen by a reader.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    map: Map,
+    /// Since when the writer holds it, to notice another one.
+    since: u64,
+}
+
+/// What the lock file says, if there is a sound one. Says nothing about whether its process lives.
+pub(crate) fn read(directory: &dyn Directory) -> Option<Left> {
+    let file = directory.open(NAME, Access::Read).ok()?;
+    let mut page = [0; PAGE];
+    file.read_at(&mut page, 0).ok().filter(|read| *read == PAGE)?;
+    let holder = lock::decode(&page)?;
+    let number = |at: usize| crate::format::u64_at(&page, at);
+    let progress = Progress {
+        segment: Position::new(number(word::SEGMENT)),
+        end: number(word::END),
+        head: Position::new(number(word::HEAD)),
+        durable: Position::new(number(word::DURABLE)),
+    };
+    Some(Left { holder, progress, closed: Some(number(word::CLOSED)).filter(|end| *end > 0) })
+}
+
+impl Held {
+    /// Takes the lock file for a writer that has the lock of the directory.
+    pub(crate) fn take(directory: &dyn Directory, holder: &Holder) -> Result<Self> {
+        let file = match directory.open(NAME, Access::Write) {
+            Ok(file) if file.len()? == PAGE as u64 => file,
+            Ok(_) => {
+                directory.remove(NAME)?;
+                make(directory)?
+            }
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => make(directory)?,
+            Err(error) => return Err(error),
+        };
+        let started = Instant::now();
+        while !file.lock()? {
+            if started.elapsed() > PROBES_PASS {
+                return Err(Error::Locked { path: directory.path().to_owned(), holder: None });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (map, _) = file.map(PAGE as u64, Access::Write)?;
+        let held = Self { map, file };
+        held.store(word::END, 0);
+        held.file.write_at(&lock::encode(holder)[..word::SEGMENT], 0)?;
+        held.store(word::CLOSED, 0);
+        Ok(held)
+    }
+
+    /// Tells readers in other processes how far they may read.
+    pub(crate) fn publish(&self, progress: Progress) {
+        if self.map.word(word::SEGMENT).load(Ordering::Relaxed) != progress.segment.get() {
+            self.store(word::END, 0);
+            self.store(word::SEGMENT, progress.segment.get());
+        }
+        self.store(word::HEAD, progress.head.get());
+        self.store(word::DURABLE, progress.durable.get());
+        self.store(word::END, progress.end);
+    }
+
+    /// Tells how far the disk has it.
+    pub(crate) fn publish_durable(&self, durable: Position) {
+        self.store(word::DURABLE, durable.get());
+    }
+
+    /// Says that the store was closed in good order, its last frame ending here, and synced.
+    pub(crate) fn set_closed(&self, end: u64) {
+        self.store(word::CLOSED, end);
+    }
+
+    /// Gives the lock back: nobody writes any more.
+    pub(crate) fn release(&self) -> Result<()> {
+        self.file.unlock()
+    }
+
+    fn store(&self, at: usize, value: u64) {
+        self.map.word(at).store(value, Ordering::SeqCst);
+    }
+}
+
+impl Seen {
+    /// The lock file of a writer that lives; `None` when nobody writes.
+    pub(crate) fn live(directory: &dyn Directory) -> Result<Option<Self>> {
+        let Ok(file) = directory.open(NAME, Access::Read) else { return Ok(None) };
+        if file.len()? < PAGE as u64 || file.lock()? {
+            return Ok(None);
+        }
+        let (map, _) = file.map(PAGE as u64, Access::Read)?;
+        let since = map.word(word::SINCE).load(Ordering::SeqCst);
+        Ok(Some(Self { map, since }))
+    }
+
+    /// Whether another writer has come since this was asked last.
+    pub(crate) fn changed_hands(&mut self) -> bool {
+        let now = self.map.word(word::SINCE).load(Ordering::SeqCst);
+        std::mem::replace(&mut self.since, now) != now
+    }
+
+    /// How far the writer has come; `None` while it changes segments.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        let load = |at: usize| self.map.word(at).load(Ordering::SeqCst);
+        let segment = load(word::SEGMENT);
+        let end = load(word::END);
+        let (head, durable) = (load(word::HEAD), load(word::DURABLE));
+        (end > 0 && segment > 0 && load(word::SEGMENT) == segment && load(word::END) >= end).then_some(Progress {
+            segment: Position::new(segment),
+            end,
+            head: Position::new(head),
+            durable: Position::new(durable),
+        })
+    }
+}
+
+fn make(directory: &dyn Directory) -> Result<Arc<dyn File>> {
+    let file = directory.create(NAME)?;
+    file.allocate(PAGE as u64, Prepared::Zeroed)?;
+    Ok(file)
+}

@@ -1,0 +1,158 @@
+//! All segments as one log: what readers see, how far, and what consumers have to remember.
+
+pub(crate) mod event;
+pub(crate) mod grow;
+pub(crate) mod index;
+pub(crate) mod lock;
+pub(crate) mod parts;
+pub(crate) mod reader;
+pub(crate) mod recover;
+pub(crate) mod scan;
+pub(crate) mod state;
+pub(crate) mod terms;
+pub(crate) mod walk;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+use crate::format::header;
+use crate::id::{Position, StoreId};
+use crate::log::lock::{Held, Progress, Seen};
+use crate::log::parts::{Part, Parts};
+use crate::log::state::State;
+use crate::segment::Segment;
+use crate::segment::disk::Directory;
+use crate::segment::map::Access;
+use crate::sync::{Gate, guard};
+
+/// The log, shared by the writer and all readers of the process.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) store: StoreId,
+    pub(crate) parts: Parts,
+    /// The last position that readers see. Waiting consumers wait here.
+    pub(crate) head: Gate,
+    durable: AtomicU64,
+    pub(crate) state: Mutex<State>,
+    pub(crate) side: Side,
+    closed: AtomicBool,
+}
+
+/// Which side of the store this is.
+#[derive(Debug)]
+pub(crate) enum Side {
+    /// The one writer.
+    Writer(Held),
+    /// A reader, with the writer it follows while one lives.
+    Reader(Mutex<Option<Seen>>),
+}
+
+impl Log {
+    pub(crate) fn head(&self) -> Position {
+        Position::new(self.head.get())
+    }
+
+    pub(crate) fn durable(&self) -> Position {
+        Position::new(self.durable.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn oldest(&self) -> Position {
+        self.parts.oldest()
+    }
+
+    /// Whether nothing more will come because the store was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Lets consumers know that nothing more will come.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.head.wake();
+    }
+
+    /// Lets another writer open the store, though readers here may still hold what they read.
+    pub(crate) fn release(&self) -> Result<()> {
+        if let Side::Writer(held) = &self.side {
+            held.release()?;
+            self.directory.unlock()?;
+        }
+        Ok(())
+    }
+
+    /// Shows readers, here and in other processes, what was written: one atomic store, one wake.
+    pub(crate) fn publish(&self, segment: &Segment, end: u64, head: Position) {
+        segment.set_written(end);
+        if let Side::Writer(held) = &self.side {
+            held.publish(Progress { segment: segment.first(), end, head, durable: self.durable().min(head) });
+        }
+        self.head.raise(head.get());
+    }
+
+    /// Remembers that everything up to here is on the disk.
+    pub(crate) fn set_durable(&self, durable: Position) {
+        let before = self.durable.fetch_max(durable.get(), Ordering::AcqRel);
+        if let Side::Writer(held) = &self.side
+            && before < durable.get()
+        {
+            held.publish_durable(durable);
+        }
+    }
+
+    /// On the reading side: takes in what the writer in another process has published since.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        let Side::Reader(seen) = &self.side else { return Ok(()) };
+        let mut seen = guard(seen);
+        if seen.is_none() {
+            *seen = Seen::live(&*self.directory)?;
+        }
+        let Some(live) = &mut *seen else { return Ok(()) };
+        let changed_hands = live.changed_hands();
+        let Some(progress) = live.progress() else { return Ok(()) };
+        let newest = self.parts.newest();
+        if changed_hands && progress.segment == newest.segment.first() {
+            // A writer that found no event in the newest segment after a crash puts a new file in its place.
+            self.parts.replace_newest(Part::new(open_newest(&*self.directory, progress.segment)?));
+        }
+        self.follow(progress)
+    }
+
+    /// Whether a writer lives in another process.
+    pub(crate) fn follows_a_writer(&self) -> bool {
+        matches!(&self.side, Side::Reader(seen) if guard(seen).is_some())
+    }
+
+    fn follow(&self, progress: Progress) -> Result<()> {
+        while self.parts.newest().segment.first() < progress.segment {
+            let newest = self.parts.newest();
+            let names = self.directory.names()?;
+            let firsts = names.iter().filter_map(|name| header::parse_name(name));
+            let Some(first) = firsts.filter(|first| *first > newest.segment.first()).min() else { return Ok(()) };
+            let following = open_newest(&*self.directory, first)?;
+            let fits = following.header.previous.filter(|previous| previous.first == newest.segment.first());
+            let previous = fits.ok_or_else(|| {
+                let path = self.directory.path().join(following.name());
+                Error::not_a_store(&path, format!("it does not follow {}", newest.segment.name()))
+            })?;
+            newest.segment.allow(previous.end);
+            newest.segment.set_written(previous.end);
+            self.parts.push(Part::new(following));
+            newest.segment.seal(first.previous());
+        }
+        let newest = self.parts.newest();
+        if newest.segment.first() == progress.segment {
+            newest.segment.allow(progress.end);
+            newest.segment.set_written(progress.end);
+            self.durable.fetch_max(progress.durable.get(), Ordering::AcqRel);
+            self.head.raise(progress.head.get());
+        }
+        Ok(())
+    }
+}
+
+/// Opens the segment that another process writes. Nothing of it is readable yet.
+fn open_newest(directory: &dyn Directory, first: Position) -> Result<Arc<Segment>> {
+    Ok(Arc::new(Segment::open(directory, first, Access::Read, None)?.0))
+}

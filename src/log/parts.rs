@@ -1,0 +1,169 @@
+//! The segments of a log in their order, opened when somebody reads there.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, RwLock, Weak};
+
+use crate::error::{Error, Result};
+use crate::format::header::{self, Header};
+use crate::id::Position;
+use crate::log::index::Index;
+use crate::segment::disk::Directory;
+use crate::segment::map::Access;
+use crate::segment::{Segment, bad_header};
+use crate::sync::guard;
+
+/// How many sealed segments stay mapped when nobody reads them.
+const KEPT_OPEN: usize = 64;
+
+/// A segment and its index.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) index: Index,
+}
+
+/// All parts of a log.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    directory: Arc<dyn Directory>,
+    /// Whether missing index files may be written.
+    access: Access,
+    slots: RwLock<Vec<Arc<Slot>>>,
+    newest: RwLock<Arc<Part>>,
+    recent: Mutex<VecDeque<Arc<Part>>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    first: Position,
+    part: Mutex<Weak<Part>>,
+}
+
+impl Part {
+    pub(crate) fn new(segment: Arc<Segment>) -> Arc<Self> {
+        Arc::new(Self { index: Index::in_memory(segment.clone()), segment })
+    }
+}
+
+impl Parts {
+    /// The parts whose segments begin at `sealed`, rising, and the newest.
+    pub(crate) fn new(directory: Arc<dyn Directory>, access: Access, sealed: &[Position], newest: Arc<Part>) -> Self {
+        let mut slots: Vec<_> = sealed.iter().map(|first| Slot::new(*first, Weak::new())).collect();
+        slots.push(Slot::new(newest.segment.first(), Arc::downgrade(&newest)));
+        Self {
+            directory,
+            access,
+            slots: RwLock::new(slots),
+            newest: RwLock::new(newest),
+            recent: Mutex::new(VecDeque::new()),
+        }
+    }
+
+    pub(crate) fn newest(&self) -> Arc<Part> {
+        self.newest.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The first position of the oldest part.
+    pub(crate) fn oldest(&self) -> Position {
+        self.slots()[0].first
+    }
+
+    /// The first positions of all parts, rising.
+    pub(crate) fn firsts(&self) -> Vec<Position> {
+        self.slots().iter().map(|slot| slot.first).collect()
+    }
+
+    /// Adds a new newest part. The one before it stays open for whoever holds it.
+    pub(crate) fn push(&self, part: Arc<Part>) {
+        let slot = Slot::new(part.segment.first(), Arc::downgrade(&part));
+        self.slots.write().unwrap_or_else(|poisoned| poisoned.into_inner()).push(slot);
+        self.set_newest(part);
+    }
+
+    /// Puts another part in the newest one's place: its file was replaced.
+    pub(crate) fn replace_newest(&self, part: Arc<Part>) {
+        let slot = Slot::new(part.segment.first(), Arc::downgrade(&part));
+        if let Some(last) = self.slots.write().unwrap_or_else(|poisoned| poisoned.into_inner()).last_mut() {
+            *last = slot;
+        }
+        self.set_newest(part);
+    }
+
+    /// The part that holds a position: the last one that begins at or before it. For a position before the oldest part,
+    /// the oldest.
+    pub(crate) fn of(&self, position: Position) -> Result<Arc<Part>> {
+        let (slot, next) = {
+            let slots = self.slots();
+            let at = slots.partition_point(|slot| slot.first <= position).max(1) - 1;
+            (slots[at].clone(), slots.get(at + 1).map(|slot| slot.first))
+        };
+        self.open(&slot, next)
+    }
+
+    /// The part after the one that begins at `first`.
+    pub(crate) fn after(&self, first: Position) -> Result<Option<Arc<Part>>> {
+        let following = {
+            let slots = self.slots();
+            slots.get(slots.partition_point(|slot| slot.first <= first)).map(|slot| slot.first)
+        };
+        following.map(|first| self.of(first)).transpose()
+    }
+
+    /// The part before the one that begins at `first`.
+    pub(crate) fn before(&self, first: Position) -> Result<Option<Arc<Part>>> {
+        if first <= self.oldest() { Ok(None) } else { self.of(first.previous()).map(Some) }
+    }
+
+    fn open(&self, slot: &Slot, next: Option<Position>) -> Result<Arc<Part>> {
+        let mut open = guard(&slot.part);
+        if let Some(part) = open.upgrade() {
+            return Ok(part);
+        }
+        let Some(next) = next else { return Ok(self.newest()) };
+        let successor = read_header(&*self.directory, next)?;
+        let fits = successor.previous.filter(|previous| previous.first == slot.first);
+        let previous = fits.ok_or_else(|| {
+            let path = self.directory.path().join(header::file_name(next));
+            Error::not_a_store(&path, format!("it does not follow {}", header::file_name(slot.first)))
+        })?;
+        let segment = Segment::open_sealed(&*self.directory, slot.first, previous.end, next.previous())?;
+        if segment.header.store != successor.store {
+            let path = self.directory.path().join(segment.name());
+            return Err(Error::not_a_store(&path, "it belongs to another store"));
+        }
+        let index = Index::of_sealed(segment.clone(), &*self.directory);
+        if self.access == Access::Write && !index.is_file() {
+            // Without the file the answers are the same, only slower: a failure need not stop the reader.
+            let _unwritten = index.write_file(&*self.directory);
+        }
+        let part = Arc::new(Part { segment, index });
+        *open = Arc::downgrade(&part);
+        let mut recent = guard(&self.recent);
+        recent.push_back(part.clone());
+        if recent.len() > KEPT_OPEN {
+            recent.pop_front();
+        }
+        Ok(part)
+    }
+
+    fn slots(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Slot>>> {
+        self.slots.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn set_newest(&self, part: Arc<Part>) {
+        *self.newest.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = part;
+    }
+}
+
+impl Slot {
+    fn new(first: Position, part: Weak<Part>) -> Arc<Self> {
+        Arc::new(Self { first, part: Mutex::new(part) })
+    }
+}
+
+/// Reads the header of the segment that begins at `first`.
+pub(crate) fn read_header(directory: &dyn Directory, first: Position) -> Result<Header> {
+    let name = header::file_name(first);
+    let file = directory.open(&name, Access::Read)?;
+    Segment::read_header(directory, &name, &*file)?.map_err(|bad| bad_header(directory, &name, bad))
+}

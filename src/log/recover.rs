@@ -1,0 +1,430 @@
+//! Opening a store: what is there, what of it is whole, and where to go on. The guide's page on recovery tells why.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::format::PAGE;
+use crate::format::header::{self, Previous};
+use crate::format::lock::{self, Holder};
+use crate::id::{Position, StoreId, Timestamp};
+use crate::log::grow::{self, Beginning, Manner, SPARE_NAME, Spare};
+use crate::log::lock::{Held, Left, Progress, Seen};
+use crate::log::parts::{Part, Parts, read_header};
+use crate::log::scan::{AtDamage, Scan, Tail, scan};
+use crate::log::state::State;
+use crate::log::{Log, Side};
+use crate::segment::disk::{Directory, Disk, Prepared};
+use crate::segment::map::{Access, WriteKey};
+use crate::segment::{Pen, Segment};
+use crate::sync::Gate;
+
+/// The folder for what recovery cut off.
+pub(crate) const QUARANTINE: &str = "quarantine";
+
+/// What opening a store found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The store was made just now.
+    pub created: bool,
+    /// The store was closed in good order, or made just now.
+    pub clean: bool,
+    /// Bytes of segments that were read to find out.
+    pub bytes_read: u64,
+    /// What was cut off because it was never whole, and where it is kept.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// Bytes that recovery cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quarantined {
+    /// The segment that they stood in.
+    pub segment: String,
+    /// Where they stood.
+    pub offset: u64,
+    /// How many they are.
+    pub length: u64,
+    /// The file in `quarantine/` that holds them now.
+    pub file: String,
+}
+
+/// An open log and where its writer goes on.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) log: Arc<Log>,
+    pub(crate) pen: Pen,
+    pub(crate) next: Position,
+    pub(crate) last_crc: u32,
+    pub(crate) last_time: Timestamp,
+    pub(crate) recovery: Recovery,
+}
+
+/// The newest segment that counts, as it was found.
+struct Newest {
+    segment: Segment,
+    key: WriteKey,
+    scan: Scan,
+    /// The segments before it.
+    firsts: Vec<Position>,
+}
+
+/// Opens a store for its one writer.
+pub(crate) fn open_writer(
+    disk: &dyn Disk,
+    path: &Path,
+    create: bool,
+    manner: impl FnOnce(&dyn Directory) -> Manner,
+    clock: &dyn Clock,
+) -> Result<Opened> {
+    let directory = disk.directory(path, create)?;
+    if !directory.lock()? {
+        let holder = crate::log::lock::read(&*directory).map(|left| left.holder.pid);
+        return Err(Error::Locked { path: path.to_owned(), holder });
+    }
+    let manner = manner(&*directory);
+    let names = directory.names()?;
+    let left = crate::log::lock::read(&*directory);
+    let firsts = segments(&names);
+    if firsts.is_empty() {
+        return make(directory, &names, left, create, manner, clock);
+    }
+    for name in names.iter().filter(|name| *name == SPARE_NAME || name.ends_with(".idx.tmp")) {
+        directory.remove(name)?;
+    }
+    recover(directory, firsts, left, manner, clock)
+}
+
+fn recover(
+    directory: Arc<dyn Directory>,
+    firsts: Vec<Position>,
+    left: Option<Left>,
+    manner: Manner,
+    clock: &dyn Clock,
+) -> Result<Opened> {
+    let mut recovery = Recovery::default();
+    let newest = find_newest(&*directory, firsts, left, &mut recovery)?;
+    let store = newest.segment.header.store;
+    let (next, last_time) = (newest.scan.next, newest.scan.last_time.max(newest.segment.header.created));
+    let (end, last_crc) = (newest.scan.end, newest.scan.last_crc);
+    let (state, sealed, first) = (newest.scan.state.clone(), newest.firsts.clone(), newest.segment.first());
+    let time = last_time.max(clock.now());
+
+    if recovery.clean {
+        let held = hold(&*directory, store, clock)?;
+        let (segment, pen) = newest.segment.into_pen(newest.key, manner.way, end);
+        let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
+        let log = assemble(directory, store, parts, next, state, Side::Writer(held));
+        log.publish(&segment, end, next.previous());
+        return Ok(Opened { log, pen, next, last_crc, last_time, recovery });
+    }
+
+    // After an unclean end: what is whole is made to last, and writing goes on in a new segment, so that pages which the
+    // kernel holds for clean though they never reached the disk are not written around.
+    let has_events = next > first;
+    let (previous, sealed) = if has_events {
+        newest.segment.file().truncate(end)?;
+        newest.segment.file().sync()?;
+        let mut sealed = sealed;
+        sealed.push(first);
+        (Some(Previous { first, end, last_crc }), sealed)
+    } else {
+        (newest.segment.header.previous, sealed)
+    };
+    let records = state.records(sealed.clone());
+    let size = grow::next_size(0, grow::state_size(&records), manner.largest);
+    let spare = Spare::prepare(&*directory, size, manner)?;
+    let beginning = Beginning { store, first: next, previous, durable: next.previous(), time, records };
+    let synced = Manner { synced: true, ..manner };
+    let (segment, pen) = spare.begin(&*directory, beginning, synced)?;
+    let held = hold(&*directory, store, clock)?;
+    let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
+    let log = assemble(directory, store, parts, next, state, Side::Writer(held));
+    log.publish(&segment, segment.written(), next.previous());
+    Ok(Opened { log, pen, next, last_crc: 0, last_time: time, recovery })
+}
+
+/// Finds the newest segment that holds something whole, cuts what was never whole behind it, and checks that the
+/// segments before it are there.
+fn find_newest(
+    directory: &dyn Directory,
+    mut firsts: Vec<Position>,
+    left: Option<Left>,
+    recovery: &mut Recovery,
+) -> Result<Newest> {
+    let mut durable = Position::START;
+    loop {
+        let Some(first) = firsts.pop() else {
+            return Err(Error::not_a_store(directory.path(), "none of its segments has a sound beginning"));
+        };
+        let name = header::file_name(first);
+        let closed = left.filter(|left| left.progress.segment == first && recovery.quarantined.is_empty());
+        let closed = closed.and_then(|left| left.closed);
+        if closed.is_none() {
+            // A failed sync leaves bytes in the cache that never reached the disk, and the kernel calls them clean.
+            directory.open(&name, Access::Read)?.evict()?;
+        }
+        let file = directory.open(&name, Access::Read)?;
+        let blank = matches!(Segment::read_header(directory, &name, &*file)?, Err(header::Bad::Blank));
+        if blank && !firsts.is_empty() {
+            quarantine_whole(directory, first, recovery)?;
+            continue;
+        }
+        let (segment, key) = Segment::open(directory, first, Access::Write, None)?;
+        segment.allow(segment.capacity());
+        let found = scan(&segment, segment.capacity(), AtDamage::Stop)?;
+        recovery.bytes_read += found.end;
+        if let Some(left) = left.filter(|left| left.holder.store == segment.header.store) {
+            durable = durable.max(left.progress.durable);
+        }
+        durable = durable.max(segment.header.durable).max(found.durable);
+        let tail = found.tail(&segment, durable);
+        if let Tail::Damaged(damage) = tail {
+            return Err(Error::Damaged(damage));
+        }
+        let Some(before) = found.firsts.clone() else {
+            // Without its control state the segment was never finished: its first commit did not reach the disk.
+            if firsts.is_empty() {
+                return Err(Error::not_a_store(&directory.path().join(&name), "its control state is missing"));
+            }
+            quarantine_whole(directory, first, recovery)?;
+            continue;
+        };
+        check_chain(directory, &segment, &before, &firsts)?;
+        if durable < first.previous()
+            && let Some(cut) = cut_before(directory, &before, &segment, durable)?
+        {
+            // Without syncs a power cut may take earlier pages and leave later ones: everything behind the gap goes.
+            quarantine_whole(directory, first, recovery)?;
+            let behind = firsts.split_off(firsts.partition_point(|first| *first <= cut));
+            for first in behind.into_iter().rev() {
+                quarantine_whole(directory, first, recovery)?;
+            }
+            continue;
+        }
+        recovery.clean = closed == Some(found.end) && found.closed && matches!(tail, Tail::Blank);
+        if let Tail::Torn { end } = tail {
+            quarantine(directory, &segment, found.end, end, recovery)?;
+        }
+        return Ok(Newest { segment, key, scan: found, firsts: before });
+    }
+}
+
+/// Every segment that the newest one names has to be there, none else, and the one before it has to be the one it knows.
+fn check_chain(directory: &dyn Directory, newest: &Segment, named: &[Position], there: &[Position]) -> Result<()> {
+    let path = |first: &Position| directory.path().join(header::file_name(*first));
+    if let Some(missing) = named.iter().find(|first| !there.contains(first)) {
+        return Err(Error::not_a_store(&path(missing), "the segment is missing"));
+    }
+    if let Some(extra) = there.iter().find(|first| !named.contains(first)) {
+        return Err(Error::not_a_store(&path(extra), format!("{} does not know it", newest.name())));
+    }
+    match (newest.header.previous, named.last()) {
+        (None, None) => Ok(()),
+        (Some(previous), Some(last)) if previous.first == *last => {
+            let header = read_header(directory, *last)?;
+            if header.store != newest.header.store {
+                return Err(Error::not_a_store(&path(last), "it belongs to another store"));
+            }
+            if header.first != *last {
+                return Err(Error::not_a_store(&path(last), "its header bears another position than its name"));
+            }
+            Ok(())
+        }
+        _ => Err(Error::not_a_store(&path(&newest.first()), "the segment before it is not the one that it follows")),
+    }
+}
+
+/// Checks the segments from the one that holds `durable` on. Gives the first position of a segment that is not whole up
+/// to its end though it need not be: it becomes the newest.
+fn cut_before(
+    directory: &dyn Directory,
+    firsts: &[Position],
+    newest: &Segment,
+    durable: Position,
+) -> Result<Option<Position>> {
+    let from = firsts.partition_point(|first| *first <= durable.next()).saturating_sub(1);
+    let mut successors = firsts[from..].iter().skip(1).copied().chain([newest.first()]);
+    for first in &firsts[from..] {
+        directory.open(&header::file_name(*first), Access::Read)?.evict()?;
+        let successor = successors.next().unwrap_or(newest.first());
+        let previous = read_header(directory, successor)?.previous;
+        let Ok((segment, _)) = Segment::open(directory, *first, Access::Read, None) else { return Ok(Some(*first)) };
+        segment.allow(segment.capacity());
+        let found = scan(&segment, segment.capacity(), AtDamage::Stop)?;
+        let whole = previous.is_some_and(|previous| previous.end == found.end && previous.last_crc == found.last_crc);
+        if !whole {
+            return match found.tail(&segment, durable) {
+                Tail::Damaged(damage) => Err(Error::Damaged(damage)),
+                Tail::Blank | Tail::Torn { .. } => Ok(Some(*first)),
+            };
+        }
+        segment.file().sync()?;
+    }
+    Ok(None)
+}
+
+/// Keeps bytes that are about to be cut off.
+fn quarantine(directory: &dyn Directory, segment: &Segment, from: u64, to: u64, recovery: &mut Recovery) -> Result<()> {
+    let folder = directory.subdirectory(QUARANTINE)?;
+    let bytes = segment.bytes(from, to);
+    let taken = folder.names()?;
+    let stem = format!("{}-{from}", segment.name());
+    let file = (0u32..).map(|n| if n == 0 { stem.clone() } else { format!("{stem}-{n}") });
+    let file = file.into_iter().find(|name| !taken.contains(name)).unwrap_or_default();
+    let kept = folder.create(&file)?;
+    kept.allocate(bytes.len().max(1) as u64, Prepared::Allocated)?;
+    kept.write_at(bytes, 0)?;
+    kept.sync()?;
+    folder.sync()?;
+    directory.sync()?;
+    let quarantined = Quarantined { segment: segment.name().to_owned(), offset: from, length: to - from, file };
+    recovery.quarantined.push(quarantined);
+    Ok(())
+}
+
+/// Keeps what a segment holds that never became part of the log, and removes it.
+fn quarantine_whole(directory: &dyn Directory, first: Position, recovery: &mut Recovery) -> Result<()> {
+    let name = header::file_name(first);
+    let file = directory.open(&name, Access::Read)?;
+    let len = file.len()?;
+    let mut bytes = vec![0; PAGE];
+    let mut used = 0;
+    while used < len && file.read_at(&mut bytes, used)? > 0 && bytes.iter().any(|byte| *byte != 0) {
+        used += PAGE as u64;
+    }
+    let folder = directory.subdirectory(QUARANTINE)?;
+    let kept_name = format!("{name}-whole");
+    folder.remove(&kept_name)?;
+    let kept = folder.create(&kept_name)?;
+    kept.allocate(used.max(1), Prepared::Allocated)?;
+    let mut at = 0;
+    while at < used {
+        let read = file.read_at(&mut bytes, at)?;
+        kept.write_at(&bytes[..read], at)?;
+        at += PAGE as u64;
+    }
+    kept.sync()?;
+    folder.sync()?;
+    directory.remove(&header::index_name(first))?;
+    directory.remove(&name)?;
+    directory.sync()?;
+    recovery.quarantined.push(Quarantined { segment: name, offset: 0, length: used, file: kept_name });
+    Ok(())
+}
+
+/// Makes a new store.
+fn make(
+    directory: Arc<dyn Directory>,
+    names: &[String],
+    left: Option<Left>,
+    create: bool,
+    manner: Manner,
+    clock: &dyn Clock,
+) -> Result<Opened> {
+    let path = directory.path();
+    if left.is_some() {
+        return Err(Error::not_a_store(path, "it has a lock file, but its segments are missing"));
+    }
+    if let Some(other) = names.iter().find(|name| *name != SPARE_NAME && *name != lock::NAME) {
+        return Err(Error::not_a_store(path, format!("it holds other things, such as {other:?}, and no segment")));
+    }
+    if !create {
+        return Err(Error::not_a_store(path, "it is empty"));
+    }
+    let mut id = [0; 16];
+    grow::random(&mut id)?;
+    let (store, first, time) = (StoreId(id), Position::new(1), clock.now());
+    let records = State::default().records(Vec::new());
+    let spare = Spare::prepare(&*directory, grow::next_size(0, 0, manner.largest), manner)?;
+    let beginning = Beginning { store, first, previous: None, durable: Position::START, time, records };
+    let (segment, pen) = spare.begin(&*directory, beginning, Manner { synced: true, ..manner })?;
+    let held = hold(&*directory, store, clock)?;
+    let parts = Parts::new(directory.clone(), Access::Write, &[], Part::new(segment.clone()));
+    let log = assemble(directory, store, parts, first, State::default(), Side::Writer(held));
+    log.publish(&segment, segment.written(), Position::START);
+    let recovery = Recovery { created: true, clean: true, ..Recovery::default() };
+    Ok(Opened { log, pen, next: first, last_crc: 0, last_time: time, recovery })
+}
+
+/// Opens a store for reading, beside a writer or without one. Changes nothing.
+pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Recovery)> {
+    let directory = disk.directory(path, false)?;
+    // A writer may begin a segment, or end, between two looks; a few looks settle it.
+    let mut looks = 0;
+    loop {
+        let seen = Seen::live(&*directory)?;
+        let progress = seen.as_ref().and_then(Seen::progress);
+        looks += 1;
+        match read_newest(&*directory, progress) {
+            Ok((segment, found)) => {
+                let firsts = found.firsts.clone().unwrap_or_default();
+                let recovery = Recovery { clean: found.closed, bytes_read: found.end, ..Recovery::default() };
+                let store = segment.header.store;
+                let next = found.next;
+                let durable = progress.map_or(found.durable, |progress| progress.durable);
+                let parts = Parts::new(directory.clone(), Access::Read, &firsts, Part::new(Arc::new(segment)));
+                let log = assemble(directory, store, parts, next, found.state, Side::Reader(Mutex::new(seen)));
+                log.durable.store(durable.get(), std::sync::atomic::Ordering::Release);
+                return Ok((log, recovery));
+            }
+            Err(error) if looks >= 5 => return Err(error),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+}
+
+/// The newest segment with everything that may be read of it published.
+fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<(Segment, Scan)> {
+    let firsts = segments(&directory.names()?);
+    let Some(newest) = progress.map(|progress| progress.segment).or(firsts.last().copied()) else {
+        return Err(Error::not_a_store(directory.path(), "it holds no segment"));
+    };
+    let (segment, _) = Segment::open(directory, newest, Access::Read, None)?;
+    let limit = progress.map_or(segment.capacity(), |progress| progress.end);
+    segment.allow(limit);
+    let found = scan(&segment, limit, AtDamage::PassOver)?;
+    let Some(named) = &found.firsts else {
+        return Err(Error::not_a_store(&directory.path().join(segment.name()), "its control state is missing"));
+    };
+    let there: Vec<Position> = firsts.into_iter().filter(|first| *first < newest).collect();
+    check_chain(directory, &segment, named, &there)?;
+    segment.set_written(found.end);
+    Ok((segment, found))
+}
+
+fn assemble(
+    directory: Arc<dyn Directory>,
+    store: StoreId,
+    parts: Parts,
+    next: Position,
+    state: State,
+    side: Side,
+) -> Arc<Log> {
+    let head = next.previous();
+    let durable = if matches!(side, Side::Writer(_)) { head } else { Position::START };
+    Arc::new(Log {
+        directory,
+        store,
+        parts,
+        head: Gate::new(head.get()),
+        durable: AtomicU64::new(durable.get()),
+        state: Mutex::new(state),
+        side,
+        closed: AtomicBool::new(false),
+    })
+}
+
+fn hold(directory: &dyn Directory, store: StoreId, clock: &dyn Clock) -> Result<Held> {
+    Held::take(directory, &Holder { pid: std::process::id(), store, since: clock.now() })
+}
+
+/// The first positions of the segment files among these names, rising.
+pub(crate) fn segments(names: &[String]) -> Vec<Position> {
+    let mut firsts: Vec<Position> = names.iter().filter_map(|name| header::parse_name(name)).collect();
+    firsts.sort_unstable();
+    firsts
+}

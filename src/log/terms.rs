@@ -1,0 +1,110 @@
+//! Which terms an event is found by, and whether an event is what a query means.
+
+use crate::event::query::{Item, Query, category};
+use crate::format::frame::Frame;
+use crate::format::names;
+use crate::format::term::{Kind, Term};
+
+/// Calls `each` for every term of an event.
+pub(crate) fn of(frame: Frame<'_>, mut each: impl FnMut(Term)) {
+    let stream = frame.stream();
+    each(Term::of(Kind::Stream, stream.as_bytes()));
+    each(Term::of(Kind::Category, category(stream).as_bytes()));
+    each(Term::of(Kind::Type, frame.type_bytes()));
+    let extras = frame.extras();
+    if extras.is_empty() {
+        return;
+    }
+    extras.tags().for_each(|tag| each(Term::of(Kind::Tag, tag.as_bytes())));
+    if let Some(id) = extras.id() {
+        each(Term::of(Kind::Id, &id.to_be_bytes()));
+    }
+    for (kind, text) in [
+        (Kind::Correlation, extras.correlation().map(str::as_bytes)),
+        (Kind::Causation, extras.causation_bytes()),
+        (Kind::Key, extras.key().map(str::as_bytes)),
+    ] {
+        text.into_iter().for_each(|text| each(Term::of(kind, text)));
+    }
+}
+
+/// What a reader looks for.
+#[derive(Clone, Debug)]
+pub(crate) enum Filter {
+    /// Events that a query means.
+    Query(Query),
+    /// Events that bear one term, compared as text.
+    Exactly(Kind, Vec<u8>),
+    /// Every event, the store's own too.
+    Everything,
+}
+
+impl Filter {
+    /// Whether every event of users passes.
+    pub(crate) fn is_all(&self) -> bool {
+        matches!(self, Filter::Query(query) if query.is_all())
+    }
+
+    /// Whether this event is meant.
+    pub(crate) fn matches(&self, frame: Frame<'_>) -> bool {
+        match self {
+            Filter::Query(query) if query.items.is_empty() => !is_own(frame),
+            Filter::Query(query) => query.items.iter().any(|item| item_matches(item, frame)),
+            Filter::Exactly(kind, text) => bears(frame, *kind, text),
+            Filter::Everything => true,
+        }
+    }
+
+    /// For each alternative, the ways to find its events: each a set of terms, one of which its events bear.
+    /// `None` when an alternative names nothing to find them by.
+    pub(crate) fn ways(&self) -> Option<Vec<Vec<Vec<Term>>>> {
+        match self {
+            Filter::Exactly(kind, text) => Some(vec![vec![vec![Term::of(*kind, text)]]]),
+            Filter::Everything => None,
+            Filter::Query(query) if query.is_all() => None,
+            Filter::Query(query) => Some(query.items.iter().map(item_ways).collect()),
+        }
+    }
+}
+
+fn item_ways(item: &Item) -> Vec<Vec<Term>> {
+    let terms = |kind, texts: &[String]| texts.iter().map(|text| Term::of(kind, text.as_bytes())).collect::<Vec<_>>();
+    let mut ways: Vec<Vec<Term>> = item.tags.iter().map(|tag| vec![Term::of(Kind::Tag, tag.as_bytes())]).collect();
+    ways.extend([
+        terms(Kind::Stream, &item.streams),
+        terms(Kind::Category, &item.categories),
+        terms(Kind::Type, &item.types),
+    ]);
+    ways.retain(|way| !way.is_empty());
+    ways
+}
+
+/// Whether an event stands in one of the store's own streams.
+pub(crate) fn is_own(frame: Frame<'_>) -> bool {
+    frame.stream_bytes().first() == Some(&(names::OWN as u8))
+}
+
+fn item_matches(item: &Item, frame: Frame<'_>) -> bool {
+    let any = |names: &[String], name: &str| names.is_empty() || names.iter().any(|one| one == name);
+    if is_own(frame) && item.streams.is_empty() && !item.categories.iter().any(|name| name.starts_with(names::OWN)) {
+        return false;
+    }
+    any(&item.streams, frame.stream())
+        && any(&item.types, frame.type_name())
+        && (item.categories.is_empty() || any(&item.categories, category(frame.stream())))
+        && item.tags.iter().all(|tag| frame.extras().tags().any(|one| one == tag))
+}
+
+fn bears(frame: Frame<'_>, kind: Kind, text: &[u8]) -> bool {
+    let extras = frame.extras();
+    match kind {
+        Kind::Stream => frame.stream_bytes() == text,
+        Kind::Category => category(frame.stream()).as_bytes() == text,
+        Kind::Type => frame.type_bytes() == text,
+        Kind::Tag => extras.tags().any(|tag| tag.as_bytes() == text),
+        Kind::Correlation => extras.correlation().is_some_and(|id| id.as_bytes() == text),
+        Kind::Causation => extras.causation_bytes() == Some(text),
+        Kind::Key => extras.key().is_some_and(|key| key.as_bytes() == text),
+        Kind::Id => extras.id().is_some_and(|id| id.to_be_bytes() == text),
+    }
+}

@@ -1,0 +1,310 @@
+//! The only door to the file system. Everything above goes through [`Disk`], so that another one can stand in for it.
+
+use std::fmt::Debug;
+use std::fs::File as StdFile;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::segment::map::{Access, Map, WriteKey};
+
+/// Files are for their owner alone, whatever the umask.
+const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
+const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o700);
+/// Zeroes are written in pieces of this size: larger ones make large folios, and then each sync writes a megabyte.
+const ZEROES: usize = 4096;
+
+/// A file system.
+pub(crate) trait Disk: Send + Sync + Debug {
+    /// Opens a directory, or makes it when `create` says so and its parent is there.
+    fn directory(&self, path: &Path, create: bool) -> Result<Arc<dyn Directory>>;
+}
+
+/// An open directory. Names are plain file names.
+pub(crate) trait Directory: Send + Sync + Debug {
+    fn path(&self) -> &Path;
+    /// Takes the lock of this directory until it is dropped. `false`: somebody else has it.
+    fn lock(&self) -> Result<bool>;
+    /// Gives the lock back before the directory is dropped.
+    fn unlock(&self) -> Result<()>;
+    fn names(&self) -> Result<Vec<String>>;
+    /// Makes a new file; it is an error when the name is taken.
+    fn create(&self, name: &str) -> Result<Arc<dyn File>>;
+    fn open(&self, name: &str, access: Access) -> Result<Arc<dyn File>>;
+    /// Gives a file another name; a file of that name is replaced.
+    fn rename(&self, from: &str, to: &str) -> Result<()>;
+    /// Removes a file. None there is no error.
+    fn remove(&self, name: &str) -> Result<()>;
+    /// Makes names last: created, renamed and removed ones.
+    fn sync(&self) -> Result<()>;
+    /// Opens a directory in this one, and makes it when it is missing.
+    fn subdirectory(&self, name: &str) -> Result<Arc<dyn Directory>>;
+    /// Whether writing through a map could meet a full disk: copy-on-write and network file systems.
+    fn maps_may_fail(&self) -> bool;
+}
+
+/// An open file.
+pub(crate) trait File: Send + Sync + Debug {
+    fn len(&self) -> Result<u64>;
+    /// Fills as much of `buffer` as the file has from `offset` on, and says how much.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
+    /// Makes a new, empty file this long, with room on the disk for all of it.
+    fn allocate(&self, len: u64, prepared: Prepared) -> Result<()>;
+    fn truncate(&self, len: u64) -> Result<()>;
+    /// Makes the contents last. An error is final: what was not written yet may be lost.
+    fn sync(&self) -> Result<()>;
+    /// Drops the file's clean pages from the cache, so that reading shows what the disk has.
+    fn evict(&self) -> Result<()>;
+    fn map(&self, len: u64, access: Access) -> Result<(Map, WriteKey)>;
+    /// Takes the lock of this file until it is dropped. `false`: somebody else has it.
+    fn lock(&self) -> Result<bool>;
+    /// Gives the lock back before the file is dropped.
+    fn unlock(&self) -> Result<()>;
+}
+
+/// How a new file's room is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prepared {
+    /// Blocks are set aside. The first sync of each page has to convert them.
+    Allocated,
+    /// Zeroes are written too, so that later syncs write data and nothing else.
+    Zeroed,
+}
+
+/// The operating system's files.
+#[derive(Debug)]
+pub(crate) struct RealDisk;
+
+#[derive(Debug)]
+struct RealDirectory {
+    path: PathBuf,
+    handle: StdFile,
+}
+
+#[derive(Debug)]
+struct RealFile {
+    path: PathBuf,
+    handle: StdFile,
+}
+
+impl Disk for RealDisk {
+    fn directory(&self, path: &Path, create: bool) -> Result<Arc<dyn Directory>> {
+        if create {
+            match rustix::fs::mkdir(path, DIRECTORY_MODE) {
+                // The umask may have taken bits away.
+                Ok(()) => rustix::fs::chmod(path, DIRECTORY_MODE).map_err(|error| Error::io("create", path, error))?,
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(Error::io("create", path, error)),
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+            Errno::NOTDIR => Error::not_a_store(path, "it is not a directory"),
+            error => Error::io("open", path, error),
+        })?;
+        Ok(Arc::new(RealDirectory { path: path.to_owned(), handle: handle.into() }))
+    }
+}
+
+impl RealDirectory {
+    fn open_file(&self, name: &str, flags: OFlags) -> Result<Arc<dyn File>> {
+        let path = self.path.join(name);
+        // NONBLOCK so that a FIFO in a file's place does not hold us up; regular files take no notice.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = rustix::fs::openat(&self.handle, name, flags, FILE_MODE).map_err(|error| match error {
+            Errno::LOOP | Errno::NXIO | Errno::ISDIR => Error::not_a_store(&path, "it is not a regular file"),
+            error => Error::io("open", &path, error),
+        })?;
+        let stat = rustix::fs::fstat(&fd).map_err(|error| Error::io("open", &path, error))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::not_a_store(&path, "it is not a regular file"));
+        }
+        if flags.contains(OFlags::CREATE) {
+            rustix::fs::fchmod(&fd, FILE_MODE).map_err(|error| Error::io("create", &path, error))?;
+        }
+        Ok(Arc::new(RealFile { path, handle: fd.into() }))
+    }
+
+    fn io<T>(&self, action: &'static str, name: &str, result: Result<T, Errno>) -> Result<T> {
+        result.map_err(|error| Error::io(action, &self.path.join(name), error))
+    }
+}
+
+impl Directory for RealDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn lock(&self) -> Result<bool> {
+        try_lock(&self.handle, &self.path)
+    }
+
+    fn unlock(&self) -> Result<()> {
+        self.handle.unlock().map_err(|error| Error::io("unlock", &self.path, error))
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let failed = |error: io::Error| Error::io("list", &self.path, error);
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.handle).map_err(|error| failed(error.into()))? {
+            let entry = entry.map_err(|error| failed(error.into()))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> Result<Arc<dyn File>> {
+        self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
+    }
+
+    fn open(&self, name: &str, access: Access) -> Result<Arc<dyn File>> {
+        self.open_file(name, if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.io("rename", from, rustix::fs::renameat(&self.handle, from, &self.handle, to))
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        match rustix::fs::unlinkat(&self.handle, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            result => self.io("remove", name, result),
+        }
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.io("sync", "", rustix::fs::fsync(&self.handle))
+    }
+
+    fn subdirectory(&self, name: &str) -> Result<Arc<dyn Directory>> {
+        match rustix::fs::mkdirat(&self.handle, name, DIRECTORY_MODE) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            error => self.io("create", name, error)?,
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = self.io("open", name, rustix::fs::openat(&self.handle, name, flags, Mode::empty()))?;
+        self.io("create", name, rustix::fs::fchmod(&handle, DIRECTORY_MODE))?;
+        Ok(Arc::new(RealDirectory { path: self.path.join(name), handle: handle.into() }))
+    }
+
+    fn maps_may_fail(&self) -> bool {
+        // From linux/magic.h: btrfs, ZFS (0x2fc12fc1), NFS, FUSE, SMB2, bcachefs.
+        const MAGICS: [i64; 6] = [0x9123_683e, 0x2fc1_2fc1, 0x6969, 0x6573_5546, 0xfe53_4d42_u32 as i64, 0xca45_1a4e];
+        #[cfg(target_os = "linux")]
+        return rustix::fs::fstatfs(&self.handle).map_or(true, |stat| MAGICS.contains(&(stat.f_type as i64)));
+        #[cfg(not(target_os = "linux"))]
+        true
+    }
+}
+
+impl RealFile {
+    fn io<T>(&self, action: &'static str, result: Result<T, impl Into<io::Error>>) -> Result<T> {
+        result.map_err(|error| Error::io(action, &self.path, error))
+    }
+
+    fn zero(&self, len: u64) -> io::Result<()> {
+        let zeroes = [0; ZEROES];
+        (0..len.div_ceil(ZEROES as u64)).try_for_each(|page| self.handle.write_all_at(&zeroes, page * ZEROES as u64))
+    }
+}
+
+impl File for RealFile {
+    fn len(&self) -> Result<u64> {
+        self.io("read", self.handle.metadata().map(|metadata| metadata.len()))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.handle.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.io("read", Err(error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        match self.handle.write_all_at(bytes, offset) {
+            Err(error) if is_full(&error) => Err(disk_full(&self.path, bytes.len() as u64)),
+            result => self.io("write", result),
+        }
+    }
+
+    fn allocate(&self, len: u64, prepared: Prepared) -> Result<()> {
+        // The kernel would end the process with SIGXFSZ.
+        let most = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if most.is_some_and(|most| len > most) {
+            return Err(disk_full(&self.path, len));
+        }
+        #[cfg(target_os = "linux")]
+        let allocated = rustix::fs::fallocate(&self.handle, rustix::fs::FallocateFlags::empty(), 0, len);
+        #[cfg(not(target_os = "linux"))]
+        let allocated: Result<(), Errno> = Err(Errno::OPNOTSUPP);
+        let made = match allocated {
+            Ok(()) if prepared == Prepared::Zeroed => self.zero(len).and_then(|()| self.handle.sync_all()),
+            Err(Errno::OPNOTSUPP) => self.zero(len),
+            result => result.map_err(io::Error::from),
+        };
+        match made {
+            Err(error) if is_full(&error) => Err(disk_full(&self.path, len)),
+            result => self.io("allocate", result),
+        }
+    }
+
+    fn truncate(&self, len: u64) -> Result<()> {
+        self.io("truncate", self.handle.set_len(len))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.io("sync", self.handle.sync_data())
+    }
+
+    fn evict(&self) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        self.io("evict", rustix::fs::fadvise(&self.handle, 0, None, rustix::fs::Advice::DontNeed))?;
+        Ok(())
+    }
+
+    fn map(&self, len: u64, access: Access) -> Result<(Map, WriteKey)> {
+        self.io("map", Map::file(&self.handle, len, access))
+    }
+
+    fn lock(&self) -> Result<bool> {
+        try_lock(&self.handle, &self.path)
+    }
+
+    fn unlock(&self) -> Result<()> {
+        self.io("unlock", self.handle.unlock())
+    }
+}
+
+fn try_lock(handle: &StdFile, path: &Path) -> Result<bool> {
+    match handle.try_lock() {
+        Ok(()) => Ok(true),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(false),
+        Err(std::fs::TryLockError::Error(error)) => Err(Error::io("lock", path, error)),
+    }
+}
+
+fn disk_full(path: &Path, needed: u64) -> Error {
+    Error::DiskFull { path: path.to_owned(), needed }
+}
+
+/// No space, no quota, or over the process's limit on file sizes.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}

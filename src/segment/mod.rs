@@ -1,0 +1,349 @@
+//! One segment: a file of frames, mapped. Knows nothing of other segments.
+
+pub(crate) mod disk;
+pub(crate) mod map;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::error::{Damage, Error, Result};
+use crate::format::PAGE;
+use crate::format::frame::{self, ALIGN, Found, Frame};
+use crate::format::header::{self, Header};
+use crate::id::Position;
+use crate::segment::disk::{Directory, File};
+use crate::segment::map::{Access, Map, WriteKey};
+
+/// A segment that can be read, and written while it is the newest.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) header: Header,
+    name: String,
+    file: Arc<dyn File>,
+    map: Map,
+    /// Where the whole commits end. Which of their events readers see is for the log's head to say.
+    written: AtomicU64,
+    /// Nothing will be written here any more.
+    sealed: AtomicBool,
+    /// The last position that can stand here; known once it is sealed.
+    highest: AtomicU64,
+    durable: AtomicBool,
+}
+
+/// The one who writes into a segment.
+#[derive(Debug)]
+pub(crate) struct Pen {
+    segment: Arc<Segment>,
+    key: WriteKey,
+    way: Way,
+    end: u64,
+}
+
+/// How bytes get into the file; the table in the guide's chapter on the architecture says why there are two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Copied into the map: fastest, nothing is told about errors.
+    Map,
+    /// Handed to the kernel: errors come back, and a sync writes just these bytes.
+    Call,
+}
+
+impl Segment {
+    /// Reads and checks the header of a segment file.
+    pub(crate) fn read_header(
+        directory: &dyn Directory,
+        name: &str,
+        file: &dyn File,
+    ) -> Result<Result<Header, header::Bad>> {
+        let mut page = [0; PAGE];
+        if file.read_at(&mut page, 0)? < PAGE {
+            return Err(Error::not_a_store(&directory.path().join(name), "it is shorter than a segment's header"));
+        }
+        Ok(header::decode(&page))
+    }
+
+    /// Opens a segment file whose frames end at `end` with position `last`, all of them whole and sealed. A shorter
+    /// file is read as far as it goes; what is missing will be found damaged.
+    pub(crate) fn open_sealed(
+        directory: &dyn Directory,
+        first: Position,
+        end: u64,
+        last: Position,
+    ) -> Result<Arc<Self>> {
+        let segment = Self::open(directory, first, Access::Read, Some(end))?.0;
+        segment.allow(end);
+        segment.set_written(end);
+        segment.seal(last);
+        Ok(Arc::new(segment))
+    }
+
+    /// Opens a segment file; nothing of it may be read yet.
+    pub(crate) fn open(
+        directory: &dyn Directory,
+        first: Position,
+        access: Access,
+        end: Option<u64>,
+    ) -> Result<(Self, WriteKey)> {
+        let name = header::file_name(first);
+        let file = directory.open(&name, access)?;
+        let header = Self::read_header(directory, &name, &*file)?.map_err(|bad| bad_header(directory, &name, bad))?;
+        if header.first != first {
+            let why = format!("its header says that it begins at position {}", header.first);
+            return Err(Error::not_a_store(&directory.path().join(&name), why));
+        }
+        let len = file.len()?;
+        let (map, key) = file.map(end.map_or(len, |end| len.min(end)), access)?;
+        let segment = Self {
+            header,
+            name,
+            file,
+            map,
+            written: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            highest: AtomicU64::new(u64::MAX),
+            durable: AtomicBool::new(false),
+        };
+        Ok((segment, key))
+    }
+
+    /// Wraps a new file whose header, and the frames up to `end`, are written already.
+    pub(crate) fn created(
+        header: Header,
+        file: Arc<dyn File>,
+        (map, key): (Map, WriteKey),
+        way: Way,
+        end: u64,
+    ) -> (Arc<Self>, Pen) {
+        let name = header::file_name(header.first);
+        let segment = Self {
+            header,
+            name,
+            file,
+            map,
+            written: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            highest: AtomicU64::new(u64::MAX),
+            durable: AtomicBool::new(false),
+        };
+        segment.map.allow(end);
+        segment.set_written(end);
+        let segment = Arc::new(segment);
+        (segment.clone(), Pen { segment, key, way, end })
+    }
+
+    /// Goes on writing where the frames end.
+    pub(crate) fn into_pen(self, key: WriteKey, way: Way, end: u64) -> (Arc<Self>, Pen) {
+        self.map.allow(end);
+        self.set_written(end);
+        let segment = Arc::new(self);
+        (segment.clone(), Pen { segment, key, way, end })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn first(&self) -> Position {
+        self.header.first
+    }
+
+    /// Bytes mapped: the file's room for frames.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.map.len()
+    }
+
+    pub(crate) fn file(&self) -> &dyn File {
+        &*self.file
+    }
+
+    /// Where the whole commits end.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Says that whole commits stand up to here. For segments that another process writes, too.
+    pub(crate) fn set_written(&self, end: u64) {
+        self.written.fetch_max(end, Ordering::Release);
+    }
+
+    /// Whether all of a sealed segment is known to be on the disk.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Says that all of a sealed segment is on the disk.
+    pub(crate) fn set_durable(&self) {
+        self.durable.store(true, Ordering::Release);
+    }
+
+    /// Lets bytes up to here be read, though they are not published.
+    pub(crate) fn allow(&self, upto: u64) {
+        self.map.allow(upto);
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// Nothing more comes here behind position `last`.
+    pub(crate) fn seal(&self, last: Position) {
+        self.highest.store(last.get(), Ordering::Relaxed);
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    /// What stands at an offset; frames must end at or before `limit`.
+    pub(crate) fn find(&self, offset: u64, limit: u64) -> Found<'_> {
+        let bytes = self.map.bytes(offset..limit);
+        if bytes.is_empty() && offset < limit {
+            return Found::Bad("the file is too short");
+        }
+        frame::find(bytes, self.header.nonce)
+    }
+
+    /// A frame that was found sound before.
+    pub(crate) fn frame(&self, offset: u64, len: u32) -> Frame<'_> {
+        Frame::trusted(self.map.bytes(offset..offset + u64::from(len)))
+    }
+
+    /// Raw bytes, as far as they may be read.
+    pub(crate) fn bytes(&self, from: u64, to: u64) -> &[u8] {
+        self.map.bytes(from..to)
+    }
+
+    /// The first place behind the bad frame at `from` where sound frames go on. `expected` is the position that was to
+    /// come at `from`, and the frames end at `limit`.
+    ///
+    /// A frame found by searching counts only if its position fits and what follows it agrees: sound frames in order up
+    /// to `limit`, or, behind the next damage, a sound frame of a higher position. So the bytes of a frame that somebody
+    /// stored in an event's payload, inside a frame that is damaged, are not taken for one: it would have to bear a
+    /// position after `expected`, and the real frame behind it, which bears the one after `expected`, contradicts it.
+    /// The work is bounded by a few passes over the stretch.
+    pub(crate) fn next_sound(&self, from: u64, limit: u64, expected: Position) -> Option<u64> {
+        if let Some(next) = self.behind_bad_control(from, limit, expected) {
+            return Some(next);
+        }
+        let highest = Position::new(self.highest.load(Ordering::Relaxed));
+        let mut budget = limit.saturating_sub(from) * 8 + (1 << 20);
+        let mut offset = (from + 1).next_multiple_of(ALIGN as u64);
+        let mut chain: Option<Chain> = None;
+        while offset + (frame::HEADER as u64) <= limit {
+            let bytes = self.map.bytes(offset..limit);
+            let position = frame::peek_position(bytes)?;
+            if position == Position::START || position > highest {
+                offset += ALIGN as u64;
+                continue;
+            }
+            budget = budget.checked_sub(u64::from(frame::peek_len(bytes)).min(limit - offset))?;
+            if let Found::Frame(frame) = self.find(offset, limit) {
+                match chain.take() {
+                    Some(known) if offset == known.end && position == known.next => {
+                        offset += frame.stride() as u64;
+                        chain = Some(Chain { end: offset, next: after(frame), ..known });
+                        continue;
+                    }
+                    Some(known) if offset > known.end && position >= known.next => return Some(known.start),
+                    _ => {}
+                }
+                let reachable = (offset - from) / frame::HEADER as u64 + 1;
+                if position > expected && position.get() - expected.get() <= reachable {
+                    let end = offset + frame.stride() as u64;
+                    chain = Some(Chain { start: offset, end, next: after(frame) });
+                    offset = end;
+                    continue;
+                }
+            }
+            offset += ALIGN as u64;
+        }
+        chain.filter(|chain| chain.end == limit).map(|chain| chain.start)
+    }
+
+    /// Whether a sound frame behind `from`, of a higher position than `expected`, says that everything before it was on
+    /// the disk when it was written.
+    pub(crate) fn any_synced(&self, from: u64, limit: u64, expected: Position) -> bool {
+        let mut budget = limit.saturating_sub(from) * 8 + (1 << 20);
+        let mut offset = (from + 1).next_multiple_of(ALIGN as u64);
+        while offset + (frame::HEADER as u64) <= limit {
+            let bytes = self.map.bytes(offset..limit);
+            let reachable = expected.get().saturating_add((offset - from) / frame::HEADER as u64 + 1);
+            let fits = frame::peek_position(bytes).is_some_and(|at| at >= expected && at.get() <= reachable);
+            if fits && frame::peek_is_synced(bytes) {
+                let cost = u64::from(frame::peek_len(bytes)).min(limit - offset);
+                let Some(left) = budget.checked_sub(cost) else { return true };
+                budget = left;
+                if matches!(self.find(offset, limit), Found::Frame(_)) {
+                    return true;
+                }
+            }
+            offset += ALIGN as u64;
+        }
+        false
+    }
+
+    /// A control record takes no position, so the event behind a damaged one bears the position that was expected.
+    fn behind_bad_control(&self, from: u64, limit: u64, expected: Position) -> Option<u64> {
+        let bytes = self.map.bytes(from..limit);
+        if bytes.len() < frame::HEADER || !frame::peek_is_control(bytes) {
+            return None;
+        }
+        let next = from + frame::padded(frame::peek_len(bytes) as usize) as u64;
+        matches!(self.find(next, limit), Found::Frame(frame) if frame.position() == expected).then_some(next)
+    }
+
+    /// Describes a damaged stretch.
+    pub(crate) fn damage(&self, offset: u64, end: u64, position: Position, what: impl Into<String>) -> Damage {
+        Damage { segment: self.name.clone(), offset, length: end - offset, position, what: what.into() }
+    }
+}
+
+/// Sound frames in order that a search has found.
+struct Chain {
+    start: u64,
+    end: u64,
+    /// The position that has to follow.
+    next: Position,
+}
+
+/// The position that follows a frame: control records take none.
+pub(crate) fn after(frame: Frame<'_>) -> Position {
+    if frame.is_control() { frame.position() } else { frame.position().next() }
+}
+
+impl Pen {
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Where the written frames end.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        self.end + bytes as u64 <= self.segment.capacity()
+    }
+
+    /// Writes whole frames behind the others. They can be read from then on.
+    pub(crate) fn write(&mut self, frames: &[u8]) -> Result<()> {
+        match self.way {
+            Way::Map => self.segment.map.write(&mut self.key, self.end, frames),
+            Way::Call => self.segment.file.write_at(frames, self.end)?,
+        }
+        self.end += frames.len() as u64;
+        self.segment.map.allow(self.end);
+        Ok(())
+    }
+}
+
+/// What a bad header means for whoever opens the store.
+pub(crate) fn bad_header(directory: &dyn Directory, name: &str, bad: header::Bad) -> Error {
+    let path = directory.path().join(name);
+    match bad {
+        header::Bad::Version(found) => Error::Unsupported { path, what: "format version", found: u64::from(found) },
+        header::Bad::Checksum(found) => {
+            Error::Unsupported { path, what: "checksum algorithm", found: u64::from(found) }
+        }
+        header::Bad::Blank => Error::not_a_store(&path, "its header is blank"),
+        header::Bad::NotASegment => Error::not_a_store(&path, "it is not a segment"),
+        header::Bad::Damaged => Error::not_a_store(&path, "its header is damaged"),
+    }
+}

@@ -1,0 +1,272 @@
+//! What users open.
+
+mod graph;
+mod options;
+
+pub use options::Options;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::event::draft::NewEvent;
+use crate::event::query::Query;
+use crate::format::term::Kind;
+use crate::id::{EventId, Position, Revision, StoreId};
+use crate::log::event::Event;
+use crate::log::reader::Reader;
+use crate::log::recover::Recovery;
+use crate::log::terms::Filter;
+use crate::log::walk::{self, Step};
+use crate::log::{Log, parts::Part};
+use crate::writer::Writer;
+use crate::writer::commit::Commit;
+use crate::writer::staging::Patience;
+use crate::writer::ticket::{Receipt, Ticket};
+use crate::writer::view;
+
+/// An event store: one directory, one writer, any number of readers.
+///
+/// It can be shared by threads, and cloning it costs a reference count; all clones are the same open store. The last one
+/// to go closes it, without telling errors; [`close`](Store::close) tells them.
+///
+/// ```
+/// # let dir = std::env::temp_dir().join(format!("towpath-store-{}", std::process::id()));
+/// # let _ = std::fs::remove_dir_all(&dir);
+/// use towpath::{NewEvent, Query, Store};
+///
+/// let store = Store::open(&dir)?;
+/// store.append("cart-1", NewEvent::new("opened", ""))?;
+/// store.append("cart-1", NewEvent::new("item added", "tea").tag("sku:tea"))?;
+///
+/// let types: Vec<String> = store
+///     .read(Query::new().stream("cart-1"))
+///     .map(|event| Ok(event?.type_name().to_owned()))
+///     .collect::<towpath::Result<_>>()?;
+/// assert_eq!(types, ["opened", "item added"]);
+/// store.close()?;
+/// # std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok::<(), towpath::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) log: Arc<Log>,
+    /// `None` when it was opened read-only.
+    writer: Option<Writer>,
+    recovery: Recovery,
+    /// What canals keep here, by consumer name: who owns it. See `canal::checkpoint`.
+    pub(crate) owners: crate::sync::Owners,
+}
+
+impl Store {
+    /// Opens a store, or makes one, with [`Durability::Sync`](crate::Durability::Sync). The same as
+    /// `Options::new().open(path)`.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another writer has it open, [`Error::NotAStore`], [`Error::Unsupported`] and
+    /// [`Error::Damaged`] when what stands there cannot be used as it is; nothing is changed then. [`Error::Io`] and
+    /// [`Error::DiskFull`] from the operating system.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Options::new().open(path)
+    }
+
+    /// Opens a store for reading, beside a writer in this or another process, or without one. Takes no lock and changes
+    /// nothing. What the writer publishes later shows up in [`head`](Store::head), in new readers, and in cursors.
+    ///
+    /// # Errors
+    /// As [`open`](Store::open), but for the lock. Damage in the newest segment is told by readers instead.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
+        options::open_read_only(path.as_ref())
+    }
+
+    /// The store's own id.
+    pub fn id(&self) -> StoreId {
+        self.inner.log.store
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.inner.log.directory.path()
+    }
+
+    /// What opening found: whether the store was closed in good order, and what was cut off if not.
+    pub fn recovery(&self) -> &Recovery {
+        &self.inner.recovery
+    }
+
+    /// The position of the last event that readers see; [`Position::START`] in an empty store.
+    pub fn head(&self) -> Position {
+        self.look();
+        self.inner.log.head()
+    }
+
+    /// The last position that a power cut cannot take.
+    pub fn durable(&self) -> Position {
+        self.look();
+        self.inner.log.durable()
+    }
+
+    /// The position of the oldest event that is kept, or the first to come.
+    pub fn oldest(&self) -> Position {
+        self.inner.log.oldest()
+    }
+
+    /// Appends one event to a stream and waits as the store's durability says.
+    ///
+    /// # Errors
+    /// As [`commit`](Store::commit).
+    pub fn append(&self, stream: &str, event: NewEvent<'_>) -> Result<Receipt> {
+        self.commit(Commit::new().event(stream, event))
+    }
+
+    /// Writes a commit and waits as the store's durability says. When it returns, every reader of this process sees it.
+    ///
+    /// # Errors
+    /// Nothing is written when it says: [`Error::Conflict`], [`Error::ConditionFailed`], [`Error::Refused`],
+    /// [`Error::KeyReused`], [`Error::TooLarge`], [`Error::Invalid`], [`Error::DiskFull`], [`Error::ReadOnly`],
+    /// [`Error::Closed`]. After [`Error::Stopped`] reopening tells whether it was.
+    pub fn commit(&self, commit: &Commit) -> Result<Receipt> {
+        self.writer()?.commit(commit)
+    }
+
+    /// Hands a commit to the writer and returns at once with a ticket for the answer. Commits of one thread are written
+    /// in the order they were submitted. Waits only while the staging buffer is full.
+    ///
+    /// # Errors
+    /// What can be told without the log: names, sizes, a closed or read-only store. The rest comes with the ticket.
+    pub fn submit(&self, commit: &Commit) -> Result<Ticket> {
+        self.writer()?.submit(commit, Patience::Wait)
+    }
+
+    /// The same, but refuses instead of waiting.
+    ///
+    /// # Errors
+    /// As [`submit`](Store::submit), and [`Error::Busy`] when the staging buffer is full.
+    pub fn try_submit(&self, commit: &Commit) -> Result<Ticket> {
+        self.writer()?.submit(commit, Patience::Refuse)
+    }
+
+    /// Returns once everything that was appended before is on stable storage, whatever the durability.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when the sync failed, now or before: the writer has stopped for good.
+    pub fn sync(&self) -> Result<()> {
+        self.writer()?.sync()
+    }
+
+    /// Writes everything that was submitted, syncs, and closes the store for all its clones. Consumers get what is
+    /// there and then [`Error::Closed`]; events that were read stay readable.
+    ///
+    /// # Errors
+    /// What went wrong on the way; the store is closed all the same. [`Error::Closed`] when it was already.
+    pub fn close(self) -> Result<()> {
+        match &self.inner.writer {
+            Some(writer) => writer.close(),
+            None if self.inner.log.is_closed() => Err(Error::Closed),
+            None => {
+                self.inner.log.close();
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads events: those that the query means, up to the head as it is now, in the order of the log. Narrow it with
+    /// the methods of [`Reader`].
+    pub fn read(&self, query: Query) -> Reader {
+        self.read_filtered(Filter::Query(query))
+    }
+
+    /// The event at a position; `None` behind the head.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when it is, [`Error::Expired`] when it is not kept any more.
+    pub fn event(&self, position: Position) -> Result<Option<Event<'static>>> {
+        let (log, head) = (&self.inner.log, self.head());
+        if position == Position::START || position > head {
+            return Ok(None);
+        }
+        if position < log.oldest() {
+            return Err(Error::Expired { asked: position, oldest: log.oldest() });
+        }
+        match walk::at(log, position)? {
+            Some((part, Step::Event { offset, len, .. })) => Ok(Some(owned(&part, offset, len))),
+            Some((_, Step::Damaged(damage))) => Err(Error::Damaged(damage)),
+            None => Ok(None),
+        }
+    }
+
+    /// The event with a revision of a stream; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when it could stand in a damaged stretch.
+    pub fn event_at(&self, stream: &str, revision: Revision) -> Result<Option<Event<'static>>> {
+        if revision == Revision::ABSENT {
+            return Ok(None);
+        }
+        let mut reader = self.read_filtered(Filter::Exactly(Kind::Stream, stream.as_bytes().to_vec()));
+        while let Some(event) = reader.next_borrowed() {
+            let event = event?;
+            if event.revision() == revision {
+                return Ok(Some(event.into_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The event with an id. An id that is a place in another store gives `None`; of several events that were given one
+    /// id, the latest.
+    ///
+    /// # Errors
+    /// As [`event`](Store::event).
+    pub fn event_by_id(&self, id: &EventId) -> Result<Option<Event<'static>>> {
+        match id {
+            EventId::Place { store, position } if *store == self.id() => self.event(*position),
+            EventId::Place { .. } => Ok(None),
+            EventId::Own(id) => {
+                let found = walk::latest(&self.inner.log, Kind::Id, &id.to_be_bytes(), self.head())?;
+                Ok(found.map(|(part, offset, len)| owned(&part, offset, len)))
+            }
+        }
+    }
+
+    /// Where a stream stands; [`Revision::ABSENT`] when it does not exist.
+    ///
+    /// # Errors
+    /// When a segment cannot be opened.
+    pub fn revision(&self, stream: &str) -> Result<Revision> {
+        view::revision(&self.inner.log, stream, self.head())
+    }
+
+    pub(crate) fn read_filtered(&self, filter: Filter) -> Reader {
+        Reader::new(self.inner.log.clone(), filter, self.head())
+    }
+
+    /// The writer, or why there is none.
+    pub(crate) fn writer(&self) -> Result<&Writer> {
+        self.inner.writer.as_ref().ok_or(Error::ReadOnly { why: "it was opened read-only" })
+    }
+
+    /// On the reading side, takes in what is new. What cannot be read now will be told by whoever reads it.
+    fn look(&self) {
+        let _later = self.inner.log.refresh();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path())
+            .field("head", &self.inner.log.head())
+            .field("read_only", &self.inner.writer.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+fn owned(part: &Arc<Part>, offset: u64, len: u32) -> Event<'static> {
+    Event::borrowed(&part.segment, offset, len).into_owned()
+}

@@ -1,0 +1,132 @@
+//! How a store is opened.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, Result};
+use crate::format::limits;
+use crate::log::grow::{Manner, SMALLEST};
+use crate::log::recover;
+use crate::segment::Way;
+use crate::segment::disk::{Directory, Disk, Prepared, RealDisk};
+use crate::store::{Inner, Store};
+use crate::sync::Owners;
+use crate::writer::Writer;
+use crate::writer::durability::Durability;
+
+/// How a store is opened. Each choice has a default that suits most.
+#[derive(Clone)]
+pub struct Options {
+    durability: Durability,
+    segment_bytes: u64,
+    staging_bytes: usize,
+    clock: Arc<dyn Clock>,
+    create: bool,
+    disk: Arc<dyn Disk>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// The defaults: [`Durability::Sync`], segments up to 64 MiB, 1 MiB of staging, the system's clock, and a store is
+    /// made when there is none.
+    pub fn new() -> Self {
+        Self {
+            durability: Durability::Sync,
+            segment_bytes: 64 << 20,
+            staging_bytes: limits::STAGING,
+            clock: Arc::new(SystemClock),
+            create: true,
+            disk: Arc::new(RealDisk),
+        }
+    }
+
+    /// When an append returns.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The largest size of a segment file, from 64 KiB to [`limits::SEGMENT`]. Stores begin with smaller ones. Larger
+    /// ones mean fewer files and longer recovery after a crash, smaller ones the other way round. One commit that needs
+    /// more gets a segment of its own size. Segments that exist stay as they are.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of commits may wait for the writer before [`Store::submit`] waits, at least one commit.
+    #[must_use]
+    pub fn staging_bytes(mut self, bytes: usize) -> Self {
+        self.staging_bytes = bytes;
+        self
+    }
+
+    /// Where recorded times come from.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Whether to make a store where there is none. Its parent directory has to be there.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Opens the store for writing.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and [`Error::Invalid`] for a segment size out of bounds.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
+        if !(64 << 10..=limits::SEGMENT).contains(&self.segment_bytes) {
+            let (what, why) = ("segment size", "it is not from 64 KiB to 16 GiB");
+            return Err(Error::invalid(what, &self.segment_bytes.to_string(), why));
+        }
+        let mut chosen = None;
+        let manner = |directory: &dyn Directory| *chosen.insert(self.manner(directory));
+        let opened = recover::open_writer(&*self.disk, path.as_ref(), self.create, manner, &*self.clock)?;
+        let manner = chosen.expect("opening a store chooses its manner");
+        let (log, recovery) = (opened.log.clone(), opened.recovery.clone());
+        let writer = Writer::start(opened, manner, self.durability, self.staging_bytes, self.clock)?;
+        Ok(Store { inner: Arc::new(Inner { log, writer: Some(writer), recovery, owners: Owners::default() }) })
+    }
+
+    /// Maps are fastest but tell nothing about errors; where a sync is asked for, and on file systems where a map may
+    /// meet a full disk, the kernel is called instead.
+    fn manner(&self, directory: &dyn Directory) -> Manner {
+        let os = self.durability == Durability::Os;
+        Manner {
+            way: if os && !directory.maps_may_fail() { Way::Map } else { Way::Call },
+            prepared: if os { Prepared::Allocated } else { Prepared::Zeroed },
+            synced: self.durability == Durability::Sync,
+            largest: self.segment_bytes.max(SMALLEST.min(self.segment_bytes)),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("durability", &self.durability)
+            .field("segment_bytes", &self.segment_bytes)
+            .field("staging_bytes", &self.staging_bytes)
+            .field("create", &self.create)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn open_read_only(path: &Path) -> Result<Store> {
+    let (log, recovery) = recover::open_reader(&RealDisk, path)?;
+    Ok(Store { inner: Arc::new(Inner { log, writer: None, recovery, owners: Owners::default() }) })
+}

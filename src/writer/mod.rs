@@ -1,0 +1,236 @@
+//! The way of an event from the caller into the log: staged by the caller's thread, taken in groups by one writer's
+//! turn, answered through tickets. The guide's page on the architecture has the picture.
+
+pub(crate) mod commit;
+pub(crate) mod durability;
+pub(crate) mod housekeeping;
+pub(crate) mod staging;
+pub(crate) mod streams;
+pub(crate) mod ticket;
+pub(crate) mod turn;
+pub(crate) mod view;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::log::grow::Manner;
+use crate::log::recover::Opened;
+use crate::log::{Log, Side};
+use crate::segment::map::ForkGuard;
+use crate::sync::guard;
+use crate::writer::commit::Commit;
+use crate::writer::durability::Durability;
+use crate::writer::housekeeping::Housekeeping;
+use crate::writer::staging::{Patience, Staging};
+use crate::writer::ticket::{Receipt, Ticket};
+use crate::writer::turn::{Turn, is_in_rule};
+
+/// How many turns in a row a waiting caller takes before it leaves the rest to the writer's thread.
+const LED_TURNS: u32 = 4;
+
+/// The one writer of a store: staging, the turn, and the threads that keep things going.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    threads: Mutex<Option<Threads>>,
+}
+
+#[derive(Debug)]
+struct Threads {
+    writer: JoinHandle<()>,
+    housekeeping: Housekeeping,
+}
+
+/// What callers and the writer's thread share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    log: Arc<Log>,
+    staging: Staging,
+    turn: Mutex<Turn>,
+    durability: Durability,
+    /// One sync at a time, outside the turn.
+    syncing: Mutex<()>,
+    fork: ForkGuard,
+    stopping: AtomicBool,
+    /// Under `Every`: the writer's thread knows that there is something to sync.
+    timer_runs: AtomicBool,
+}
+
+impl Writer {
+    /// Starts the writer of a log that was just opened.
+    pub(crate) fn start(
+        opened: Opened,
+        manner: Manner,
+        durability: Durability,
+        staging_bytes: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let log = opened.log.clone();
+        let housekeeping = Housekeeping::start(log.clone(), manner)?;
+        let turn = Turn::new(opened, manner, durability, clock, housekeeping.orders());
+        let shared = Arc::new(Shared {
+            log: log.clone(),
+            staging: Staging::new(staging_bytes),
+            turn: Mutex::new(turn),
+            durability,
+            syncing: Mutex::new(()),
+            fork: ForkGuard::new().map_err(|error| Error::io("map", log.directory.path(), error))?,
+            stopping: AtomicBool::new(false),
+            timer_runs: AtomicBool::new(false),
+        });
+        let own = shared.clone();
+        let writer = std::thread::Builder::new()
+            .name("towpath-writer".to_owned())
+            .spawn(move || own.run())
+            .map_err(|error| Error::io("start a thread for", log.directory.path(), error))?;
+        Ok(Self { shared, threads: Mutex::new(Some(Threads { writer, housekeeping })) })
+    }
+
+    /// Stages a commit and leaves it to the writer's thread.
+    pub(crate) fn submit(&self, commit: &Commit, patience: Patience) -> Result<Ticket> {
+        self.shared.stage(commit, patience, true)
+    }
+
+    /// Stages a commit and sees to it that it is written.
+    pub(crate) fn commit(&self, commit: &Commit) -> Result<Receipt> {
+        self.shared.stage(commit, Patience::Wait, false)?.wait()
+    }
+
+    /// Makes everything that was answered before this call last.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.shared.check_process()?;
+        self.shared.sync()
+    }
+
+    /// Writes what was submitted, syncs, says that the store was closed in good order, and ends the threads.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.shared.fork.is_child() {
+            return Err(FORKED);
+        }
+        let Some(threads) = guard(&self.threads).take() else { return Err(Error::Closed) };
+        self.shared.staging.close();
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.staging.wake_writer();
+        let _panicked = threads.writer.join();
+        let closed = self.shared.close_log();
+        let housekept = threads.housekeeping.finish();
+        self.shared.log.close();
+        closed.and(housekept).and(self.shared.log.release())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // An error here has nobody to be told to; whoever wants to know calls `close`. A forked child has no threads to
+        // join, and must not touch what belongs to its parent.
+        let _unheard = self.close();
+    }
+}
+
+const FORKED: Error = Error::ReadOnly { why: "this process was forked from the one that opened it" };
+
+impl Shared {
+    fn check_process(&self) -> Result<()> {
+        if self.fork.is_child() { Err(FORKED) } else { Ok(()) }
+    }
+
+    fn stage(self: &Arc<Self>, commit: &Commit, patience: Patience, wake: bool) -> Result<Ticket> {
+        self.check_process()?;
+        if is_in_rule() {
+            return Err(Error::ReadOnly { why: "a rule runs on the writer's turn and may not append" });
+        }
+        commit.check()?;
+        let (group, at) = self.staging.stage(commit, patience, wake)?;
+        Ok(Ticket::new(self.clone(), group, at))
+    }
+
+    /// Takes the writer's place for a few turns, if it is free, until `done`.
+    pub(crate) fn lead(&self, done: impl Fn() -> bool) -> bool {
+        let mut turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return done(),
+        };
+        for _ in 0..LED_TURNS {
+            if done() || !turn.take(&self.staging, &self.log) {
+                break;
+            }
+        }
+        drop(turn);
+        if self.staging.has_work() || self.wants_a_timer() {
+            self.staging.wake_writer();
+        }
+        done()
+    }
+
+    /// Under `Every`, the writer's thread has to know that there is something to sync before long.
+    fn wants_a_timer(&self) -> bool {
+        matches!(self.durability, Durability::Every(_)) && !self.timer_runs.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn wake_writer(&self) {
+        self.staging.wake_writer();
+    }
+
+    /// The writer's thread.
+    fn run(&self) {
+        let mut unsynced_since: Option<Instant> = None;
+        loop {
+            while guard(&self.turn).take(&self.staging, &self.log) {}
+            if self.stopping.load(Ordering::Acquire) && !self.staging.has_work() {
+                return;
+            }
+            let patience = self.time_to_sync(&mut unsynced_since);
+            if patience == Some(Duration::ZERO) {
+                // A failed sync stops the writer; every later append is told.
+                let _told_by_the_turn = self.sync();
+                unsynced_since = None;
+                continue;
+            }
+            self.staging.wait_for_work(patience, &self.stopping);
+        }
+    }
+
+    /// How long the next sync may wait under `Every`; `None` when there is nothing to sync.
+    fn time_to_sync(&self, unsynced_since: &mut Option<Instant>) -> Option<Duration> {
+        let Durability::Every(most) = self.durability else { return None };
+        self.timer_runs.store(true, Ordering::Release);
+        if self.log.durable() >= self.log.head() || guard(&self.turn).is_stopped() {
+            *unsynced_since = None;
+            self.timer_runs.store(false, Ordering::Release);
+            // Something may have been written since the look above, by a caller that saw the timer run.
+            if self.log.durable() >= self.log.head() || guard(&self.turn).is_stopped() {
+                return None;
+            }
+        }
+        let since = *unsynced_since.get_or_insert_with(Instant::now);
+        Some(most.saturating_sub(since.elapsed()))
+    }
+
+    /// Syncs what is written, without holding up the writer.
+    fn sync(&self) -> Result<()> {
+        let _one = guard(&self.syncing);
+        let unsynced = guard(&self.turn).unsynced()?;
+        match unsynced.sync(&self.log) {
+            Ok(()) => {
+                guard(&self.turn).synced(&unsynced);
+                self.log.set_durable(unsynced.head);
+                Ok(())
+            }
+            Err(error) => Err(guard(&self.turn).stop(&error)),
+        }
+    }
+
+    fn close_log(&self) -> Result<()> {
+        let mut turn = guard(&self.turn);
+        turn.close(&self.log)?;
+        if let Side::Writer(held) = &self.log.side {
+            held.set_closed(turn.end());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! Where callers put their commits and the writer's turn takes them from: two buffers, one filled while the other is
+//! written. Bounded; a full one makes callers wait.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::format::frame;
+use crate::sync::guard;
+use crate::writer::commit::{Commit, Conditions};
+use crate::writer::ticket::Group;
+
+/// How often the writer's thread looks for work before it parks.
+const SPINS: u32 = 1_000;
+
+/// What a caller does when there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    Wait,
+    Refuse,
+}
+
+/// The commits of one group.
+#[derive(Debug, Default)]
+pub(crate) struct Staged {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) commits: Vec<Pending>,
+    pub(crate) group: Arc<Group>,
+}
+
+/// One commit in a group.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) bytes: Range<usize>,
+    pub(crate) events: u32,
+    pub(crate) conditions: Option<Box<Conditions>>,
+}
+
+/// The staging buffer.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    inner: Mutex<Inner>,
+    /// Commits staged, for looking without the lock.
+    staged: AtomicUsize,
+    work: Condvar,
+    room: Condvar,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    staged: Staged,
+    closed: bool,
+    writer_parks: bool,
+    /// Somebody wants the writer's thread to look, whether there is work or not.
+    poked: bool,
+    callers_wait: usize,
+}
+
+impl Staging {
+    /// A buffer that holds up to `limit` bytes, or one commit that is larger.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { inner: Mutex::default(), staged: AtomicUsize::new(0), work: Condvar::new(), room: Condvar::new(), limit }
+    }
+
+    /// Adds a commit, and tells its group and its place there. `wake` the writer's thread, if nobody else will.
+    pub(crate) fn stage(&self, commit: &Commit, patience: Patience, wake: bool) -> Result<(Arc<Group>, u32)> {
+        let mut inner = guard(&self.inner);
+        loop {
+            if inner.closed {
+                return Err(Error::Closed);
+            }
+            let used = inner.staged.bytes.len();
+            if used == 0 || used + commit.frames.len() <= self.limit {
+                break;
+            }
+            if patience == Patience::Refuse {
+                return Err(Error::Busy);
+            }
+            self.wake(&mut inner);
+            inner.callers_wait += 1;
+            inner = self.room.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner.callers_wait -= 1;
+        }
+        let staged = &mut inner.staged;
+        let start = staged.bytes.len();
+        match &commit.conditions.key {
+            None => staged.bytes.extend_from_slice(&commit.frames),
+            Some(key) => {
+                let mut frames = commit.frames.clone();
+                frame::stage_key(&mut frames, key);
+                staged.bytes.extend_from_slice(&frames);
+            }
+        }
+        let conditions = (!commit.conditions.is_empty()).then(|| Box::new(commit.conditions.clone()));
+        let at = staged.commits.len();
+        staged.commits.push(Pending { bytes: start..staged.bytes.len(), events: commit.events, conditions });
+        let group = staged.group.clone();
+        self.staged.store(at + 1, Ordering::Release);
+        if wake {
+            self.wake(&mut inner);
+        }
+        Ok((group, at as u32))
+    }
+
+    /// Takes everything staged into `taken`, whose buffers are used for what is staged next. `false`: nothing was staged.
+    pub(crate) fn take(&self, taken: &mut Staged) -> bool {
+        if !self.has_work() {
+            return false;
+        }
+        taken.bytes.clear();
+        taken.commits.clear();
+        taken.group = Arc::default();
+        let mut inner = guard(&self.inner);
+        std::mem::swap(taken, &mut inner.staged);
+        self.staged.store(0, Ordering::Release);
+        if inner.callers_wait > 0 {
+            self.room.notify_all();
+        }
+        !taken.commits.is_empty()
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        self.staged.load(Ordering::Acquire) > 0
+    }
+
+    /// Refuses commits from now on.
+    pub(crate) fn close(&self) {
+        guard(&self.inner).closed = true;
+        self.room.notify_all();
+    }
+
+    /// Has the writer's thread look.
+    pub(crate) fn wake_writer(&self) {
+        let mut inner = guard(&self.inner);
+        inner.poked = true;
+        self.wake(&mut inner);
+    }
+
+    /// Waits until there may be work: something staged, a poke, or the patience over.
+    pub(crate) fn wait_for_work(&self, patience: Option<Duration>, stopping: &AtomicBool) {
+        for _ in 0..SPINS {
+            if self.has_work() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let mut inner = guard(&self.inner);
+        if inner.staged.commits.is_empty() && !inner.poked && !stopping.load(Ordering::Acquire) {
+            inner.writer_parks = true;
+            inner = match patience {
+                Some(patience) => self.work.wait_timeout(inner, patience).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.work.wait(inner).unwrap_or_else(PoisonError::into_inner),
+            };
+            inner.writer_parks = false;
+        }
+        inner.poked = false;
+    }
+
+    fn wake(&self, inner: &mut MutexGuard<'_, Inner>) {
+        if inner.writer_parks {
+            inner.writer_parks = false;
+            self.work.notify_one();
+        }
+    }
+}

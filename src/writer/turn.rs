@@ -1,0 +1,565 @@
+//! The writer's turn: one group commit. A plain function of its state, run by whoever holds it: the writer's thread, or
+//! a caller that waits anyway.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::event::draft::Expected;
+use crate::format::control::Control;
+use crate::format::frame::{self, Found, Place, Staged as StagedFrame, flag};
+use crate::format::header::Previous;
+use crate::format::term::{Kind, Term};
+use crate::id::{Position, Revision, Timestamp};
+use crate::log::Log;
+use crate::log::grow::{self, Beginning, Manner, Spare};
+use crate::log::parts::Part;
+use crate::log::recover::Opened;
+use crate::log::terms::Filter;
+use crate::log::walk::{self, Step, Walk};
+use crate::segment::{Pen, Segment};
+use crate::sync::guard;
+use crate::writer::commit::Conditions;
+use crate::writer::durability::Durability;
+use crate::writer::housekeeping::Orders;
+use crate::writer::staging::{Pending, Staged, Staging};
+use crate::writer::streams::Streams;
+use crate::writer::ticket::{Outcome, Receipt};
+use crate::writer::view::{Proposal, View, frames, revision};
+
+/// A store that is closed with more than this in its newest segment begins a new one, so that opening it again reads
+/// little.
+const CLOSE_ROLLS_ABOVE: u64 = 4 << 20;
+
+thread_local! {
+    /// Whether a caller's rule runs on this thread, which must not append then.
+    static IN_RULE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread runs a caller's rule.
+pub(crate) fn is_in_rule() -> bool {
+    IN_RULE.get()
+}
+
+/// The state of the writer.
+pub(crate) struct Turn {
+    pen: Pen,
+    next: Position,
+    last_crc: u32,
+    last_time: Timestamp,
+    streams: Streams,
+    manner: Manner,
+    durability: Durability,
+    clock: Arc<dyn Clock>,
+    orders: Orders,
+    /// Bytes of log before the newest segment, to choose the size of the next.
+    log_bytes: u64,
+    /// Segments behind the newest that may not be on the disk yet.
+    unsynced: Vec<Arc<Segment>>,
+    /// Whether everything written is on the disk.
+    all_durable: bool,
+    /// Whether a segment got its name without the directory being synced.
+    names_unsynced: bool,
+    /// Whether the store was closed in good order before, and nothing was written since.
+    untouched: bool,
+    /// Why nothing is written any more.
+    stopped: Option<String>,
+    staged: Staged,
+}
+
+/// Frames of the group that are finished and not written yet: the bytes of commits that follow each other.
+#[derive(Default)]
+struct Run {
+    bytes: Range<usize>,
+    /// Their commits, by their place in the group.
+    commits: Range<usize>,
+    /// What to go back to when they cannot be written.
+    next: Position,
+    last_crc: u32,
+    records: Vec<Control>,
+}
+
+/// What has to be synced for everything written so far to last.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    segments: Vec<Arc<Segment>>,
+    newest: Arc<Segment>,
+    end: u64,
+    names: bool,
+    pub(crate) head: Position,
+}
+
+/// What to do with a commit.
+enum Verdict {
+    Write,
+    Written(Receipt),
+}
+
+impl Turn {
+    pub(crate) fn new(
+        opened: Opened,
+        manner: Manner,
+        durability: Durability,
+        clock: Arc<dyn Clock>,
+        orders: Orders,
+    ) -> Self {
+        // Each segment is as large as everything before it, up to the largest.
+        let log_bytes = opened.pen.segment().header.previous.map_or(0, |previous| previous.end);
+        orders.prepare(grow::next_size(log_bytes + opened.pen.segment().capacity(), 0, manner.largest));
+        Self {
+            pen: opened.pen,
+            next: opened.next,
+            last_crc: opened.last_crc,
+            last_time: opened.last_time,
+            streams: Streams::new(opened.recovery.created),
+            manner,
+            durability,
+            clock,
+            orders,
+            log_bytes,
+            unsynced: Vec::new(),
+            all_durable: true,
+            names_unsynced: false,
+            untouched: opened.recovery.clean && !opened.recovery.created,
+            stopped: None,
+            staged: Staged::default(),
+        }
+    }
+
+    /// Takes what is staged and does one turn. `false`: nothing was staged.
+    pub(crate) fn take(&mut self, staging: &Staging, log: &Arc<Log>) -> bool {
+        let mut staged = std::mem::take(&mut self.staged);
+        let some = staging.take(&mut staged);
+        if some {
+            let answers = self.turn(&mut staged, log);
+            staged.group.answer(answers);
+        }
+        self.staged = staged;
+        some
+    }
+
+    /// One turn is one group commit. Readers see nothing before step 4; the callers are answered with what this returns.
+    fn turn(&mut self, staged: &mut Staged, log: &Arc<Log>) -> Vec<Outcome> {
+        self.take_in_failures();
+        self.last_time = self.last_time.max(self.clock.now());
+        let mut group =
+            Group { bytes: &mut staged.bytes, answers: Vec::with_capacity(staged.commits.len()), run: Run::default() };
+        let mut has_events = false;
+        for commit in &staged.commits {
+            let answer = self.admit(commit, &mut group, log).and_then(|verdict| match verdict {
+                Verdict::Written(receipt) => Ok(receipt),
+                Verdict::Write => self.finish(commit, &mut group, log), // 1. check, 2. assign
+            });
+            has_events |= answer.is_ok() && commit.events > 0;
+            group.answers.push(answer.map_err(Box::new));
+        }
+        self.write(&mut group, log);
+        if has_events && self.durability == Durability::Sync {
+            self.sync_group(&mut group, log); // 3. make it last
+        }
+        if self.stopped.is_none() {
+            log.publish(self.pen.segment(), self.pen.end(), self.next.previous()); // 4. let readers see it, and wake them
+        }
+        group.answers
+    }
+
+    /// Decides whether a commit may be written, and sees to it that there is room for it.
+    fn admit(&mut self, commit: &Pending, group: &mut Group<'_>, log: &Arc<Log>) -> Result<Verdict> {
+        if let Some(conditions) = &commit.conditions {
+            self.write(group, log);
+            self.check_running()?;
+            if let Some(receipt) = self.check(conditions, &group.bytes[commit.bytes.clone()], log)? {
+                return Ok(Verdict::Written(receipt));
+            }
+        }
+        if group.run.bytes.end != commit.bytes.start
+            || !self.pen.has_room_for(group.run.bytes.len() + commit.bytes.len())
+        {
+            self.write(group, log);
+            if !self.pen.has_room_for(commit.bytes.len()) {
+                self.check_running()?;
+                self.roll(commit.bytes.len() as u64, log)?;
+            }
+        }
+        self.check_running()?;
+        Ok(Verdict::Write)
+    }
+
+    /// Idempotency key, expected revisions, append condition, the caller's rule, in this order.
+    fn check(&mut self, conditions: &Conditions, proposed: &[u8], log: &Arc<Log>) -> Result<Option<Receipt>> {
+        let head = self.next.previous();
+        if let Some(key) = &conditions.key
+            && let Some(receipt) = written_before(log, key, proposed, head)?
+        {
+            return Ok(Some(receipt));
+        }
+        for (stream, expected) in &conditions.expected {
+            self.check_revision(stream, *expected, log)?;
+        }
+        if let Some(condition) = &conditions.condition
+            && condition.after < head
+        {
+            let mut walk = Walk::new(log, Filter::Query(condition.unless.clone()), condition.after.next())?;
+            match walk.step(log, head)? {
+                Some(Step::Event { position, .. }) => {
+                    return Err(Error::ConditionFailed { after: condition.after, found: position });
+                }
+                Some(Step::Damaged(damage)) => return Err(Error::Damaged(damage)),
+                None => {}
+            }
+        }
+        if let Some(rule) = &conditions.rule {
+            IN_RULE.set(true);
+            let said = catch_unwind(AssertUnwindSafe(|| rule(&Proposal::new(proposed), &View::new(log, head))));
+            IN_RULE.set(false);
+            let said = said.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_text(&*panic))));
+            said.map_err(|reason| Error::Refused { reason })?;
+        }
+        Ok(None)
+    }
+
+    fn check_revision(&mut self, stream: &str, expected: Expected, log: &Log) -> Result<()> {
+        let term = Term::of(Kind::Stream, stream.as_bytes());
+        let actual = self.revision(term, stream, log)?;
+        if expected.allows(actual) {
+            return Ok(());
+        }
+        Err(Error::Conflict { stream: stream.to_owned(), expected, actual })
+    }
+
+    /// Where a stream stands, what was finished and not written yet included.
+    fn revision(&mut self, term: Term, stream: &str, log: &Log) -> Result<Revision> {
+        if let Some(revision) = self.streams.get(term, stream.as_bytes()) {
+            return Ok(revision);
+        }
+        if self.streams.is_complete {
+            return Ok(Revision::ABSENT);
+        }
+        let revision = revision(log, stream, self.next.previous())?;
+        self.streams.set(term, stream.as_bytes(), revision);
+        Ok(revision)
+    }
+
+    /// Gives the frames of a commit their places. When a stream cannot be looked up, what was finished before is
+    /// written, and the commit is refused.
+    fn finish(&mut self, commit: &Pending, group: &mut Group<'_>, log: &Arc<Log>) -> Result<Receipt> {
+        let at = group.answers.len();
+        if group.run.commits.is_empty() {
+            let start = commit.bytes.start;
+            group.run = Run {
+                bytes: start..start,
+                commits: at..at,
+                next: self.next,
+                last_crc: self.last_crc,
+                records: Vec::new(),
+            };
+        }
+        let (next, last_crc) = (self.next, self.last_crc);
+        match self.assign(&mut group.bytes[commit.bytes.clone()], &mut group.run.records, log) {
+            Ok(receipt) => {
+                group.run.bytes.end = commit.bytes.end;
+                group.run.commits.end = at + 1;
+                Ok(receipt)
+            }
+            Err(error) => {
+                (self.next, self.last_crc) = (next, last_crc);
+                self.write(group, log);
+                self.streams.clear();
+                Err(error)
+            }
+        }
+    }
+
+    fn assign(&mut self, commit: &mut [u8], records: &mut Vec<Control>, log: &Log) -> Result<Receipt> {
+        let nonce = self.pen.segment().header.nonce;
+        let mut receipt = Receipt {
+            first: self.next,
+            last: self.next,
+            revision: Revision::ABSENT,
+            time: self.last_time,
+            duplicate: false,
+        };
+        let mut at = 0;
+        while at < commit.len() {
+            let staged = StagedFrame::at(commit, at);
+            let (len, stride, frame) = (staged.len(), staged.stride(), staged.frame());
+            let mut flags = if at + stride < commit.len() { flag::MORE } else { 0 };
+            if std::mem::take(&mut self.all_durable) {
+                flags |= flag::SYNCED;
+            }
+            let position = self.next;
+            let revision = if frame.is_control() {
+                records.extend(Control::decode(frame.payload()));
+                Revision::ABSENT
+            } else {
+                let (term, name) = (staged.stream_term(), frame.stream_bytes());
+                let revision = match self.streams.advance(term, name) {
+                    Some(revision) => revision,
+                    None => {
+                        let revision = self.revision(term, frame.stream(), log)?.next();
+                        self.streams.set(term, name, revision);
+                        revision
+                    }
+                };
+                (receipt.last, receipt.revision) = (position, revision);
+                self.next = position.next();
+                revision
+            };
+            let place = Place { position, revision, time: self.last_time, flags };
+            self.last_crc = frame::finish(&mut commit[at..at + len], place, nonce);
+            at += stride;
+        }
+        Ok(receipt)
+    }
+
+    /// Writes what is finished. When that fails its commits are refused, and the writer goes back to before them.
+    fn write(&mut self, group: &mut Group<'_>, log: &Log) {
+        let run = std::mem::take(&mut group.run);
+        if run.commits.is_empty() {
+            return;
+        }
+        match self.pen.write(&group.bytes[run.bytes]) {
+            Ok(()) => {
+                self.untouched = false;
+                self.pen.segment().set_written(self.pen.end());
+                let mut state = guard(&log.state);
+                run.records.into_iter().for_each(|record| state.apply(record));
+            }
+            Err(error) => {
+                (self.next, self.last_crc) = (run.next, run.last_crc);
+                self.streams.clear();
+                let error = if matches!(error, Error::DiskFull { .. }) { error } else { self.stop(&error) };
+                for answer in &mut group.answers[run.commits] {
+                    *answer = Err(Box::new(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Makes the group last, or stops for good and tells all of it.
+    fn sync_group(&mut self, group: &mut Group<'_>, log: &Log) {
+        let unsynced = self.unsynced_now();
+        match unsynced.sync(log) {
+            Ok(()) => {
+                self.synced(&unsynced);
+                log.set_durable(unsynced.head);
+            }
+            Err(error) => {
+                let error = self.stop(&error);
+                for answer in group.answers.iter_mut().filter(|answer| answer.is_ok()) {
+                    *answer = Err(Box::new(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Goes on in a new segment with room for `needed` bytes. On error nothing has changed.
+    fn roll(&mut self, needed: u64, log: &Log) -> Result<()> {
+        let old = self.pen.segment().clone();
+        let has_events = self.next > old.first();
+        let mut firsts = log.parts.firsts();
+        if !has_events {
+            firsts.pop();
+        }
+        let records = guard(&log.state).records(firsts);
+        let needed = needed + grow::state_size(&records);
+        let directory = &*log.directory;
+        let spare = match self.orders.spare(needed) {
+            Some(spare) => spare,
+            None => {
+                Spare::prepare(directory, grow::next_size(self.log_bytes, needed, self.manner.largest), self.manner)?
+            }
+        };
+        let previous = if has_events {
+            Some(Previous { first: old.first(), end: self.pen.end(), last_crc: self.last_crc })
+        } else {
+            old.header.previous
+        };
+        let beginning = Beginning {
+            store: log.store,
+            first: self.next,
+            previous,
+            durable: log.durable(),
+            time: self.last_time,
+            records,
+        };
+        let (segment, pen) = spare.begin(directory, beginning, self.manner)?;
+        let part = Part::new(segment);
+        self.log_bytes += self.pen.end();
+        self.pen = pen;
+        self.last_crc = 0;
+        self.names_unsynced |= !self.manner.synced;
+        self.all_durable = false;
+        if has_events {
+            let sealed = log.parts.newest();
+            log.parts.push(part);
+            old.seal(self.next.previous());
+            self.unsynced.retain(|segment| !segment.is_durable());
+            self.unsynced.push(old);
+            self.orders.seal(sealed);
+        } else {
+            log.parts.replace_newest(part);
+        }
+        self.orders.prepare(grow::next_size(self.log_bytes + self.pen.segment().capacity(), 0, self.manner.largest));
+        Ok(())
+    }
+
+    /// Where the written frames end in the newest segment.
+    pub(crate) fn end(&self) -> u64 {
+        self.pen.end()
+    }
+
+    /// What has to be synced for everything written so far to last.
+    pub(crate) fn unsynced(&mut self) -> Result<Unsynced> {
+        self.take_in_failures();
+        self.check_running()?;
+        Ok(self.unsynced_now())
+    }
+
+    fn unsynced_now(&self) -> Unsynced {
+        Unsynced {
+            segments: self.unsynced.clone(),
+            newest: self.pen.segment().clone(),
+            end: self.pen.end(),
+            names: self.names_unsynced,
+            head: self.next.previous(),
+        }
+    }
+
+    /// Remembers what was synced.
+    pub(crate) fn synced(&mut self, unsynced: &Unsynced) {
+        unsynced.segments.iter().for_each(|segment| segment.set_durable());
+        self.unsynced.retain(|segment| !segment.is_durable());
+        if Arc::ptr_eq(&unsynced.newest, self.pen.segment()) {
+            self.names_unsynced = false;
+            self.all_durable = self.unsynced.is_empty() && unsynced.end == self.pen.end();
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    /// Stops the writer for good.
+    pub(crate) fn stop(&mut self, error: &Error) -> Error {
+        let why = self.stopped.get_or_insert_with(|| in_full(error));
+        Error::Stopped { why: why.clone() }
+    }
+
+    /// Writes the closing record, with everything before it on the disk.
+    pub(crate) fn close(&mut self, log: &Arc<Log>) -> Result<()> {
+        self.take_in_failures();
+        self.check_running()?;
+        if self.untouched {
+            return Ok(());
+        }
+        if self.pen.end() > CLOSE_ROLLS_ABOVE && self.next > self.pen.segment().first() {
+            self.roll(0, log)?;
+        }
+        self.sync_all(log)?;
+        let mut bytes = Vec::new();
+        frame::stage_control(&mut bytes, &Control::Closed.encode());
+        if !self.pen.has_room_for(bytes.len()) {
+            self.roll(bytes.len() as u64, log)?;
+            self.sync_all(log)?;
+        }
+        let mut records = Vec::new();
+        self.assign(&mut bytes, &mut records, log)?;
+        self.pen.write(&bytes).map_err(|error| self.stop(&error))?;
+        self.pen.segment().set_written(self.pen.end());
+        self.sync_all(log)?;
+        log.publish(self.pen.segment(), self.pen.end(), self.next.previous());
+        Ok(())
+    }
+
+    fn sync_all(&mut self, log: &Log) -> Result<()> {
+        let unsynced = self.unsynced_now();
+        unsynced.sync(log).map_err(|error| self.stop(&error))?;
+        self.synced(&unsynced);
+        log.set_durable(unsynced.head);
+        Ok(())
+    }
+
+    fn check_running(&self) -> Result<()> {
+        match &self.stopped {
+            Some(why) => Err(Error::Stopped { why: why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// A sealed segment that could not be synced stops the writer as surely as its own sync.
+    fn take_in_failures(&mut self) {
+        if let Some(error) = self.orders.failure() {
+            self.stop(&error);
+        }
+    }
+}
+
+/// A group while its turn runs.
+struct Group<'a> {
+    bytes: &'a mut [u8],
+    answers: Vec<Outcome>,
+    run: Run,
+}
+
+impl Unsynced {
+    /// Syncs. The caller tells the turn.
+    pub(crate) fn sync(&self, log: &Log) -> Result<()> {
+        for segment in self.segments.iter().chain([&self.newest]) {
+            segment.file().sync()?;
+        }
+        if self.names { log.directory.sync() } else { Ok(()) }
+    }
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turn").field("next", &self.next).field("stopped", &self.stopped).finish_non_exhaustive()
+    }
+}
+
+/// The receipt of the commit that bears this key, if there is one and its content is what is proposed.
+fn written_before(log: &Log, key: &str, proposed: &[u8], head: Position) -> Result<Option<Receipt>> {
+    let Some((part, mut offset, _)) = walk::latest(log, Kind::Key, key.as_bytes(), head)? else { return Ok(None) };
+    let segment = &part.segment;
+    let mut receipt: Option<Receipt> = None;
+    let mut proposed = frames(proposed).peekable();
+    while let Some(frame) = proposed.next() {
+        let stored = match segment.find(offset, segment.written()) {
+            Found::Frame(stored) => stored,
+            Found::Blank | Found::Bad(_) => {
+                let what = "the commit of an idempotency key is not whole";
+                return Err(Error::Damaged(segment.damage(offset, segment.written(), head, what)));
+            }
+        };
+        let first = receipt.map_or(stored.position(), |receipt| receipt.first);
+        if !stored.has_content_of(&frame) || stored.has_more() != proposed.peek().is_some() {
+            return Err(Error::KeyReused { key: key.to_owned(), first });
+        }
+        if !stored.is_control() {
+            let (last, revision) = (stored.position(), stored.revision());
+            receipt = Some(Receipt { first, last, revision, time: stored.time(), duplicate: true });
+        }
+        offset += stored.stride() as u64;
+    }
+    Ok(receipt)
+}
+
+/// An error and what lies under it, in one sentence.
+fn in_full(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("with something that is no text")
+}
