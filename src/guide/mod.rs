@@ -1,1 +1,3 @@
 //! The guide.
+
+pub mod format;
