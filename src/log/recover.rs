@@ -17,7 +17,7 @@ use crate::log::scan::{AtDamage, Scan, Tail, scan};
 use crate::log::state::State;
 use crate::log::{Log, Side};
 use crate::segment::disk::{Directory, Disk, Prepared};
-use crate::segment::map::{Access, WriteKey};
+use crate::segment::map::Access;
 use crate::segment::{Pen, Segment};
 use crate::sync::Gate;
 
@@ -66,7 +66,6 @@ pub(crate) struct Opened {
 /// The newest segment that counts, as it was found.
 struct Newest {
     segment: Segment,
-    key: WriteKey,
     scan: Scan,
     /// The segments before it.
     firsts: Vec<Position>,
@@ -115,7 +114,9 @@ fn recover(
 
     if recovery.clean {
         let held = hold(&*directory, store, clock)?;
-        let (segment, pen) = newest.segment.into_pen(newest.key, manner.way, end);
+        // The scan let all of the file be read; what is written from here on must not be readable yet.
+        let (segment, key) = Segment::open(&*directory, first, Access::Write, None)?;
+        let (segment, pen) = segment.into_pen(key, manner.way, end);
         let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
         let log = assemble(directory, store, parts, next, state, Side::Writer(held));
         log.publish(&segment, end, next.previous());
@@ -173,7 +174,7 @@ fn find_newest(
             quarantine_whole(directory, first, recovery)?;
             continue;
         }
-        let (segment, key) = Segment::open(directory, first, Access::Write, None)?;
+        let (segment, _) = Segment::open(directory, first, Access::Write, None)?;
         segment.allow(segment.capacity());
         let found = scan(&segment, segment.capacity(), AtDamage::Stop)?;
         recovery.bytes_read += found.end;
@@ -209,7 +210,7 @@ fn find_newest(
         if let Tail::Torn { end } = tail {
             quarantine(directory, &segment, found.end, end, recovery)?;
         }
-        return Ok(Newest { segment, key, scan: found, firsts: before });
+        return Ok(Newest { segment, scan: found, firsts: before });
     }
 }
 

@@ -26,7 +26,7 @@ Workloads, in the order they run in, and what one sample of p50, p99 and max is:
   tail_latency     at most 20,000 single events to a waiting reader; from before the append to in the reader's hands
 
 `anon_mib` is the anonymous memory of the process at the end of a workload, `disk_bytes_per_event` what the segments and
-index files hold once the store is closed. The store is left in DIR.";
+index files hold once the store is closed, without the blank end of the newest segment. The store is left in DIR.";
 
 /// Looks into a towpath store, appends to it, checks it, and measures it. All reading works beside a live writer.
 #[derive(Parser)]

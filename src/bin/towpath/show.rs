@@ -205,6 +205,16 @@ mod tests {
         assert!(stored("broken", broken, object).ends_with("\"payload_base64\":\"ew==\"}"));
     }
 
+    #[test]
+    fn message_pack_shows_as_json() {
+        #[derive(Serialize)]
+        enum Order {
+            Placed { total: u32 },
+        }
+        let event = NewEvent::typed(&Order::Placed { total: 7 }).unwrap();
+        assert!(stored("typed", event, object).ends_with("\"payload\":{\"total\":7}}"));
+    }
+
     fn stored(name: &str, event: NewEvent<'_>, show: impl Fn(&Event<'_>) -> Result<String>) -> String {
         let dir = std::env::temp_dir().join(format!("towpath-show-{name}-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();

@@ -1,5 +1,6 @@
 //! `towpath bench`: what this machine does with a fresh store. What is measured is said in the help, at `args::Bench`.
 
+mod disk;
 mod measure;
 mod reading;
 mod tail;
@@ -68,7 +69,7 @@ impl Plan<'_> {
         let anon_mib = anonymous_mib();
         let stored = store.head().get();
         store.close()?;
-        let disk = bytes_on_disk(&self.args.dir)? as f64 / stored.max(1) as f64;
+        let disk = disk::used(&self.args.dir)? as f64 / stored.max(1) as f64;
         Ok(Line::new(workload_name(workload), measured, anon_mib, disk))
     }
 
@@ -137,19 +138,6 @@ fn refuse_what_is_there(dir: &Path) -> Result<()> {
             Some(_) => Err(Failure::new(format!("{} is not empty; name a new directory", dir.display()))),
         },
     }
-}
-
-/// What segments and index files hold.
-fn bytes_on_disk(dir: &Path) -> Result<u64> {
-    let told = |error| Failure::because(format!("could not read {}", dir.display()), &error);
-    let mut bytes = 0;
-    for entry in fs::read_dir(dir).map_err(told)? {
-        let entry = entry.map_err(told)?;
-        if entry.path().extension().is_some_and(|kind| kind == "seg" || kind == "idx") {
-            bytes += entry.metadata().map_err(told)?.len();
-        }
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]
