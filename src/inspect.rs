@@ -313,7 +313,7 @@ impl Check {
         let found = scan(segment, segment.capacity(), AtDamage::PassOver)?;
         let lock = crate::log::lock::read(&*log.directory).filter(|left| left.holder.store == log.store);
         let durable = lock.map_or(Position::START, |left| left.progress.durable).max(found.durable);
-        match found.tail(segment, durable.max(segment.header.durable)) {
+        match found.tail(segment, segment.capacity(), durable.max(segment.header.durable)) {
             Tail::Blank => {}
             Tail::Torn { end } => self.verdict.torn_bytes = end - found.end,
             Tail::Damaged(damage) if self.verdict.damage.iter().any(|known| known.offset == damage.offset) => {}

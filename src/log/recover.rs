@@ -182,7 +182,9 @@ fn find_newest(
             durable = durable.max(left.progress.durable);
         }
         durable = durable.max(segment.header.durable).max(found.durable);
-        let tail = found.tail(&segment, durable);
+        // Behind the closing record nothing was written; what stands there is written over, and need not be read.
+        let clean = found.closed && closed == Some(found.end);
+        let tail = found.tail(&segment, if clean { found.end } else { segment.capacity() }, durable);
         if let Tail::Damaged(damage) = tail {
             return Err(Error::Damaged(damage));
         }
@@ -206,7 +208,7 @@ fn find_newest(
             }
             continue;
         }
-        recovery.clean = closed == Some(found.end) && found.closed && matches!(tail, Tail::Blank);
+        recovery.clean = clean;
         if let Tail::Torn { end } = tail {
             quarantine(directory, &segment, found.end, end, recovery)?;
         }
@@ -258,7 +260,7 @@ fn cut_before(
         let found = scan(&segment, segment.capacity(), AtDamage::Stop)?;
         let whole = previous.is_some_and(|previous| previous.end == found.end && previous.last_crc == found.last_crc);
         if !whole {
-            return match found.tail(&segment, durable) {
+            return match found.tail(&segment, segment.capacity(), durable) {
                 Tail::Damaged(damage) => Err(Error::Damaged(damage)),
                 Tail::Blank | Tail::Torn { .. } => Ok(Some(*first)),
             };
@@ -385,7 +387,9 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
         return Err(Error::not_a_store(directory.path(), "it holds no segment"));
     };
     let (segment, _) = Segment::open(directory, newest, Access::Read, None)?;
-    let limit = progress.map_or(segment.capacity(), |progress| progress.end);
+    let left = crate::log::lock::read(directory).filter(|left| left.progress.segment == newest);
+    let closed = left.and_then(|left| left.closed);
+    let limit = progress.map(|progress| progress.end).or(closed).unwrap_or(segment.capacity());
     segment.allow(limit);
     let found = scan(&segment, limit, AtDamage::PassOver)?;
     let Some(named) = &found.firsts else {

@@ -147,10 +147,9 @@ impl Scan {
         }
     }
 
-    /// Decides what stands behind the last whole commit of a segment that nobody writes. `durable` is the last position
-    /// known to have been on the disk.
-    pub(crate) fn tail(&self, segment: &Segment, durable: Position) -> Tail {
-        let limit = segment.capacity();
+    /// Decides what stands behind the last whole commit of a segment that nobody writes, up to `limit`. `durable` is the
+    /// last position known to have been on the disk.
+    pub(crate) fn tail(&self, segment: &Segment, limit: u64, durable: Position) -> Tail {
         let end = data_end(segment, self.end, limit);
         if end <= self.end {
             return Tail::Blank;
@@ -194,11 +193,16 @@ fn is_torn(segment: &Segment, offset: u64, data_end: u64) -> bool {
 
 /// Behind the last byte that is not zero, rounded up to where a frame could begin.
 pub(crate) fn data_end(segment: &Segment, from: u64, to: u64) -> u64 {
+    const BLANK: [u8; 4096] = [0; 4096];
     let bytes = segment.bytes(from, to);
-    let used = bytes.rchunks(4096).position(|chunk| chunk.iter().any(|byte| *byte != 0)).map_or(0, |blank_chunks| {
-        let upto = bytes.len() - blank_chunks * 4096;
-        bytes[..upto].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
-    });
+    let mut used = bytes.len();
+    for chunk in bytes.rchunks(BLANK.len()) {
+        if chunk != &BLANK[..chunk.len()] {
+            used -= chunk.iter().rev().take_while(|byte| **byte == 0).count();
+            break;
+        }
+        used -= chunk.len();
+    }
     from + (used as u64).next_multiple_of(8)
 }
 

@@ -63,6 +63,8 @@ pub(crate) struct Turn {
     all_durable: bool,
     /// Whether a segment got its name without the directory being synced.
     names_unsynced: bool,
+    /// Whether the segment after the newest is being made ready.
+    spare_is_ordered: bool,
     /// Whether the store was closed in good order before, and nothing was written since.
     untouched: bool,
     /// Why nothing is written any more.
@@ -108,7 +110,6 @@ impl Turn {
     ) -> Self {
         // Each segment is as large as everything before it, up to the largest.
         let log_bytes = opened.pen.segment().header.previous.map_or(0, |previous| previous.end);
-        orders.prepare(grow::next_size(log_bytes + opened.pen.segment().capacity(), 0, manner.largest));
         Self {
             pen: opened.pen,
             next: opened.next,
@@ -123,6 +124,7 @@ impl Turn {
             unsynced: Vec::new(),
             all_durable: true,
             names_unsynced: false,
+            spare_is_ordered: false,
             untouched: opened.recovery.clean && !opened.recovery.created,
             stopped: None,
             staged: Staged::default(),
@@ -325,6 +327,7 @@ impl Turn {
             Ok(()) => {
                 self.untouched = false;
                 self.pen.segment().set_written(self.pen.end());
+                self.order_spare();
                 let mut state = guard(&log.state);
                 run.records.into_iter().for_each(|record| state.apply(record));
             }
@@ -358,6 +361,39 @@ impl Turn {
 
     /// Goes on in a new segment with room for `needed` bytes. On error nothing has changed.
     fn roll(&mut self, needed: u64, log: &Log) -> Result<()> {
+        let needed = needed + self.state_size(log);
+        let spare = match self.orders.spare(needed) {
+            Some(spare) => spare,
+            None => {
+                let size = grow::next_size(self.log_bytes, needed, self.manner.largest);
+                Spare::prepare(&*log.directory, size, self.manner)?
+            }
+        };
+        self.go_on_in(spare, log)
+    }
+
+    /// Has the next segment made ready once this one is half full, so that short visits to a store cost nothing.
+    fn order_spare(&mut self) {
+        let capacity = self.pen.segment().capacity();
+        if !self.spare_is_ordered && self.pen.end() > capacity / 2 {
+            self.spare_is_ordered = true;
+            self.orders.prepare(grow::next_size(self.log_bytes + capacity, 0, self.manner.largest));
+        }
+    }
+
+    /// Goes on in a new segment that is as small as can be: the store is about to be closed.
+    fn roll_small(&mut self, log: &Log) -> Result<()> {
+        let needed = self.state_size(log);
+        let _too_large = self.orders.spare(0);
+        let spare = Spare::prepare(&*log.directory, grow::next_size(0, needed, self.manner.largest), self.manner)?;
+        self.go_on_in(spare, log)
+    }
+
+    fn state_size(&self, log: &Log) -> u64 {
+        grow::state_size(&guard(&log.state).records(log.parts.firsts()))
+    }
+
+    fn go_on_in(&mut self, spare: Spare, log: &Log) -> Result<()> {
         let old = self.pen.segment().clone();
         let has_events = self.next > old.first();
         let mut firsts = log.parts.firsts();
@@ -365,14 +401,6 @@ impl Turn {
             firsts.pop();
         }
         let records = guard(&log.state).records(firsts);
-        let needed = needed + grow::state_size(&records);
-        let directory = &*log.directory;
-        let spare = match self.orders.spare(needed) {
-            Some(spare) => spare,
-            None => {
-                Spare::prepare(directory, grow::next_size(self.log_bytes, needed, self.manner.largest), self.manner)?
-            }
-        };
         let previous = if has_events {
             Some(Previous { first: old.first(), end: self.pen.end(), last_crc: self.last_crc })
         } else {
@@ -386,11 +414,12 @@ impl Turn {
             time: self.last_time,
             records,
         };
-        let (segment, pen) = spare.begin(directory, beginning, self.manner)?;
+        let (segment, pen) = spare.begin(&*log.directory, beginning, self.manner)?;
         let part = Part::new(segment);
         self.log_bytes += self.pen.end();
         self.pen = pen;
         self.last_crc = 0;
+        self.spare_is_ordered = false;
         self.names_unsynced |= !self.manner.synced;
         self.all_durable = false;
         if has_events {
@@ -403,7 +432,6 @@ impl Turn {
         } else {
             log.parts.replace_newest(part);
         }
-        self.orders.prepare(grow::next_size(self.log_bytes + self.pen.segment().capacity(), 0, self.manner.largest));
         Ok(())
     }
 
@@ -457,13 +485,13 @@ impl Turn {
             return Ok(());
         }
         if self.pen.end() > CLOSE_ROLLS_ABOVE && self.next > self.pen.segment().first() {
-            self.roll(0, log)?;
+            self.roll_small(log)?;
         }
         self.sync_all(log)?;
         let mut bytes = Vec::new();
         frame::stage_control(&mut bytes, &Control::Closed.encode());
         if !self.pen.has_room_for(bytes.len()) {
-            self.roll(bytes.len() as u64, log)?;
+            self.roll_small(log)?;
             self.sync_all(log)?;
         }
         let mut records = Vec::new();
