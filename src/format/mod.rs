@@ -9,6 +9,8 @@ pub(crate) mod index;
 pub mod limits;
 pub(crate) mod lock;
 pub(crate) mod names;
+#[cfg(test)]
+mod spec_tests;
 pub(crate) mod term;
 mod varint;
 

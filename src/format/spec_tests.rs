@@ -1,0 +1,168 @@
+//! FORMAT.md is what the encoders do: its hex examples are compared with their bytes.
+
+use crate::event::codec::Codec;
+use crate::event::draft::NewEvent;
+use crate::format::control::Control;
+use crate::format::frame::{self, Found, Nonce, Place, flag};
+use crate::format::header::{self, Header, Previous};
+use crate::format::index::{self, Summary, Unit};
+use crate::format::lock::{self, Holder};
+use crate::format::term::{Kind, Term};
+use crate::id::{Position, Revision, StoreId, Timestamp};
+
+const SPEC: &str = include_str!("FORMAT.md");
+const STORE: StoreId = StoreId([16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31]);
+const NONCE: Nonce = Nonce(0x5eed_0001);
+/// The segment of the examples: its control state, two events and a checkpoint.
+const FIRST_EVENT: u64 = 4144;
+const SECOND_EVENT: u64 = 4200;
+const END: u64 = 4344;
+
+/// The bytes of one example: lines of an offset, bytes, and what they mean. Left out bytes are zeroes.
+fn example(spec: &str, title: &str) -> Vec<u8> {
+    let (_, block) = spec.split_once(&format!("```text\n# {title}\n")).expect("the spec has this example");
+    let (block, _) = block.split_once("```").expect("the example ends");
+    let mut bytes = Vec::new();
+    for line in block.lines() {
+        let (offset, rest) = line.split_once("  ").expect("an offset and two spaces");
+        let (hex, _meaning) = rest.split_once("  ").unwrap_or((rest, ""));
+        let offset = usize::from_str_radix(offset, 16).expect("an offset");
+        assert!(offset >= bytes.len(), "offsets rise: {line}");
+        bytes.resize(offset, 0);
+        bytes.extend(hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).expect("a byte")));
+    }
+    bytes
+}
+
+fn time(nanos: u64) -> Timestamp {
+    Timestamp::from_nanos(1_700_000_000_000_000_000 + nanos)
+}
+
+fn place(position: u64, revision: u64, nanos: u64) -> Place {
+    Place { position: Position::new(position), revision: Revision::new(revision), time: time(nanos), flags: 0 }
+}
+
+fn event_frame() -> Vec<u8> {
+    let event = NewEvent::encoded("item added", Codec::Json, br#"{"n":2}"#).tag("sku:tea").header("by", "Ann");
+    let mut out = Vec::new();
+    frame::stage_event(&mut out, "cart-1", &event);
+    let len = frame::Staged::at(&out, 0).len();
+    frame::finish(&mut out[..len], place(2, 2, 1), NONCE);
+    out
+}
+
+fn control_frame() -> Vec<u8> {
+    let mut out = Vec::new();
+    let record = Control::Checkpoint { name: "mail".to_owned(), next: Position::new(3) };
+    frame::stage_control(&mut out, &record.encode());
+    let len = frame::Staged::at(&out, 0).len();
+    frame::finish(&mut out[..len], place(3, 0, 2), NONCE);
+    out
+}
+
+fn second_header() -> Header {
+    let last = control_frame();
+    let last_crc = u32::from_le_bytes(last[4..8].try_into().unwrap());
+    Header {
+        store: STORE,
+        nonce: Nonce(0x5eed_0003),
+        first: Position::new(3),
+        previous: Some(Previous { first: Position::new(1), end: END, last_crc }),
+        created: time(3),
+        durable: Position::new(2),
+    }
+}
+
+fn index_file() -> Vec<u8> {
+    let summary = Summary {
+        store: STORE,
+        nonce: NONCE,
+        first: Position::new(1),
+        events: 2,
+        own_events: 0,
+        streams: 1,
+        end: END,
+        first_time: time(0),
+        last_time: time(1),
+    };
+    let (first, second) = (Unit::of(FIRST_EVENT), Unit::of(SECOND_EVENT));
+    let mut terms = vec![
+        (Term::of(Kind::Stream, b"cart-1"), vec![first, second]),
+        (Term::of(Kind::Category, b"cart"), vec![first, second]),
+        (Term::of(Kind::Type, b"opened"), vec![first]),
+        (Term::of(Kind::Type, b"item added"), vec![second]),
+        (Term::of(Kind::Tag, b"sku:tea"), vec![second]),
+    ];
+    terms.sort_unstable_by_key(|(term, _)| *term);
+    index::encode(&summary, &[first], &terms).expect("a small index")
+}
+
+fn lock_file() -> [u8; 4096] {
+    lock::encode(&Holder { pid: 4121, store: STORE, since: time(0) })
+}
+
+/// Pages end in zeroes, which an example does not show.
+fn without_end(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+    bytes
+}
+
+fn agree(spec: &str) -> bool {
+    [
+        ("event frame", event_frame()),
+        ("control frame", control_frame()),
+        ("segment header", header::encode(&second_header()).to_vec()),
+        ("index file", index_file()),
+        ("lock file", lock_file().to_vec()),
+    ]
+    .into_iter()
+    .all(|(title, made)| without_end(example(spec, title)) == without_end(made))
+}
+
+#[test]
+fn the_examples_in_the_spec_are_what_the_encoders_make() {
+    assert_eq!(example(SPEC, "event frame"), event_frame());
+    assert_eq!(example(SPEC, "control frame"), control_frame());
+    assert_eq!(example(SPEC, "segment header"), header::encode(&second_header()));
+    assert_eq!(example(SPEC, "index file"), index_file());
+    assert_eq!(without_end(example(SPEC, "lock file")), without_end(lock_file().to_vec()));
+    assert!(agree(SPEC));
+
+    // The control: one byte in the spec changed, in each of the examples.
+    for (byte, other) in [
+        ("0020  10 60", "0020  10 61"),
+        ("0028  02   ", "0028  03   "),
+        ("0010  10 11", "0010  10 12"),
+        ("1060  86 04 07", "1060  86 04 08"),
+        ("0008  19 10", "0008  19 11"),
+    ] {
+        let changed = SPEC.replacen(byte, other, 1);
+        assert_ne!(changed, SPEC, "{byte}");
+        assert!(!agree(&changed), "{byte}");
+    }
+}
+
+#[test]
+fn the_examples_in_the_spec_read_back() {
+    let bytes = example(SPEC, "event frame");
+    let Found::Frame(event) = frame::find(&bytes, NONCE) else { panic!("no frame") };
+    assert_eq!((event.stream(), event.type_name(), event.payload()), ("cart-1", "item added", &br#"{"n":2}"#[..]));
+    assert_eq!(event.flags() & (flag::MORE | flag::CONTROL | flag::SYNCED), 0);
+    assert_eq!(event.extras().tags().collect::<Vec<_>>(), ["sku:tea"]);
+    assert_eq!(event.extras().headers().collect::<Vec<_>>(), ["by", "Ann"]);
+    assert_eq!(SECOND_EVENT + event.stride() as u64 + control_frame().len() as u64, END);
+
+    let page = example(SPEC, "segment header");
+    assert_eq!(header::decode(page[..].try_into().unwrap()), Ok(second_header()));
+
+    let file = example(SPEC, "index file");
+    let layout = index::layout(&file[..4096], file.len()).expect("a sound index");
+    assert!(layout.table_is_sound(&file) && layout.page_is_sound(&file, 0));
+    let bucket = layout.bucket(&file[layout.fanout_of(Term::of(Kind::Tag, b"sku:tea"))]).unwrap();
+    let found = |kind, text| layout.find(&file[bucket.clone()], Term::of(kind, text));
+    assert_eq!(found(Kind::Tag, b"sku:tea").unwrap().only(), Some(Unit::of(SECOND_EVENT)));
+    assert!(found(Kind::Tag, b"sku:coffee").is_none());
+    let stream = found(Kind::Stream, b"cart-1").unwrap();
+    let postings = stream.decode(&file[layout.postings_bytes(stream).unwrap()]).unwrap();
+    assert_eq!(postings, [Unit::of(FIRST_EVENT), Unit::of(SECOND_EVENT)]);
+}
