@@ -204,7 +204,13 @@ impl Cursor {
     fn find(&mut self, until: Position) -> Result<Option<Step>> {
         match self.pending.take() {
             Some(step) => Ok(Some(step)),
-            None => self.walk.step(&self.store.inner.log, until),
+            None => match self.walk.next_frame(until) {
+                Some((offset, len)) => {
+                    let position = self.walk.next().previous();
+                    Ok(Some(Step::Event { offset, len, position }))
+                }
+                None => self.walk.step(&self.store.inner.log, until),
+            },
         }
     }
 
@@ -223,7 +229,7 @@ impl Cursor {
                     batch.push(segment, offset, len, Token(position.get()));
                     self.handed_out = position;
                 }
-                Some(Step::Damaged(damage)) if batch.is_empty() => return Err(Error::Damaged(damage)),
+                Some(Step::Damaged(damage)) if batch.is_empty() => return Err(Error::Damaged(*damage)),
                 Some(step) => {
                     self.pending = Some(step);
                     break;

@@ -6,7 +6,7 @@ use crate::event::codec::Codec;
 use crate::event::draft::NewEvent;
 use crate::format::extras::{self, Extras};
 use crate::format::term::{Kind, Term};
-use crate::format::{crc, names, u16_at, u32_at, u64_at};
+use crate::format::{crc, limits, names, u16_at, u32_at, u64_at};
 use crate::id::{Position, Revision, Timestamp};
 
 const LEN: Range<usize> = 0..4; // bytes of the frame, without padding
@@ -66,6 +66,7 @@ pub(crate) struct Frame<'a> {
 pub(crate) struct Nonce(pub(crate) u32);
 
 /// Looks at what stands at the start of `bytes`, which go up to the end of what may be read.
+#[inline]
 pub(crate) fn find(bytes: &[u8], nonce: Nonce) -> Found<'_> {
     if bytes.len() < LEN.end {
         return Found::Blank;
@@ -114,44 +115,54 @@ pub(crate) const fn padded(len: usize) -> usize {
 
 impl<'a> Frame<'a> {
     /// The frame in bytes that were found sound before.
+    #[inline]
     pub(crate) fn trusted(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
     /// Bytes without padding.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// Bytes to the next frame.
+    #[inline]
     pub(crate) fn stride(&self) -> usize {
         padded(self.bytes.len())
     }
 
+    #[inline]
     pub(crate) fn crc(&self) -> u32 {
         u32_at(self.bytes, CRC.start)
     }
 
+    #[inline]
     pub(crate) fn position(&self) -> Position {
         Position::new(u64_at(self.bytes, POSITION.start))
     }
 
+    #[inline]
     pub(crate) fn revision(&self) -> Revision {
         Revision::new(u64_at(self.bytes, REVISION.start))
     }
 
+    #[inline]
     pub(crate) fn time(&self) -> Timestamp {
         Timestamp::from_nanos(u64_at(self.bytes, TIME.start))
     }
 
+    #[inline]
     pub(crate) fn flags(&self) -> u16 {
         u16_at(self.bytes, FLAGS.start)
     }
 
+    #[inline]
     pub(crate) fn has_more(&self) -> bool {
         self.flags() & flag::MORE != 0
     }
 
+    #[inline]
     pub(crate) fn is_control(&self) -> bool {
         self.flags() & flag::CONTROL != 0
     }
@@ -164,6 +175,7 @@ impl<'a> Frame<'a> {
         text(&self.bytes[self.stream_range()])
     }
 
+    #[inline]
     pub(crate) fn stream_bytes(&self) -> &'a [u8] {
         &self.bytes[self.stream_range()]
     }
@@ -172,16 +184,19 @@ impl<'a> Frame<'a> {
         text(self.type_bytes())
     }
 
+    #[inline]
     pub(crate) fn type_bytes(&self) -> &'a [u8] {
         let start = self.stream_range().end;
         &self.bytes[start..start + u16_at(self.bytes, TYPE_LEN.start) as usize]
     }
 
+    #[inline]
     pub(crate) fn extras(&self) -> Extras<'a> {
         let start = self.extras_start();
         Extras::new(self.flags() & flag::EXTRAS, &self.bytes[start..start + self.extras_len()])
     }
 
+    #[inline]
     pub(crate) fn payload(&self) -> &'a [u8] {
         &self.bytes[self.extras_start() + self.extras_len()..]
     }
@@ -192,23 +207,37 @@ impl<'a> Frame<'a> {
         self.flags() & own == other.flags() & own && self.bytes[STREAM_LEN.start..] == other.bytes[STREAM_LEN.start..]
     }
 
+    #[inline]
     fn stream_range(&self) -> Range<usize> {
         HEADER..HEADER + u16_at(self.bytes, STREAM_LEN.start) as usize
     }
 
+    #[inline]
     fn extras_start(&self) -> usize {
         self.stream_range().end + u16_at(self.bytes, TYPE_LEN.start) as usize
     }
 
+    #[inline]
     fn extras_len(&self) -> usize {
         u16_at(self.bytes, EXTRAS_LEN.start) as usize
     }
 
+    #[inline]
     fn computed_crc(&self, nonce: Nonce) -> u32 {
         crc(nonce.0 ^ self.bytes.len() as u32, &self.bytes[CRC.end..])
     }
 
+    #[inline]
+    fn names_are_sound(&self) -> bool {
+        let (stream, name) = (self.stream_bytes(), self.type_bytes());
+        let sizes = 1..=limits::NAME;
+        let both = &self.bytes[HEADER..self.extras_start()];
+        sizes.contains(&stream.len()) && sizes.contains(&name.len()) && names::is_plain(both)
+            || names::is_sound(stream) && names::is_sound(name)
+    }
+
     /// Checks what accessors rely on, and that nothing stands here that could not have been written.
+    #[inline]
     fn is_sound(&self) -> Result<(), &'static str> {
         if self.extras_start() + self.extras_len() > self.bytes.len() {
             return Err("the lengths inside do not fit");
@@ -224,7 +253,7 @@ impl<'a> Frame<'a> {
                 Err("a control record has names")
             };
         }
-        if !names::is_sound(self.stream_bytes()) || !names::is_sound(self.type_bytes()) {
+        if !self.names_are_sound() {
             return Err("a name could not have been written");
         }
         if flags & flag::EXTRAS == 0 && self.extras_len() == 0 || self.extras().is_sound() {
@@ -298,10 +327,12 @@ impl<'a> Staged<'a> {
         Self { bytes: &staged[at..at + len] }
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
+    #[inline]
     pub(crate) fn stride(&self) -> usize {
         padded(self.bytes.len())
     }
@@ -343,6 +374,7 @@ fn codec_id(flags: u16) -> u8 {
     ((flags & flag::CODEC) >> flag::CODEC_SHIFT) as u8
 }
 
+#[inline]
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }

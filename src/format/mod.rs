@@ -24,21 +24,25 @@ pub(crate) const CHECKSUM_CRC32: u32 = 1;
 pub(crate) const PAGE: usize = 4096;
 
 /// Reads a little-endian `u16`. The range is one that the caller checked.
+#[inline]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
 }
 
 /// Reads a little-endian `u32`.
+#[inline]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
 /// Reads a little-endian `u64`.
+#[inline]
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 /// The CRC-32 of some bytes, going on from `seed`.
+#[inline]
 pub(crate) fn crc(seed: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed);
     hasher.update(bytes);

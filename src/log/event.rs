@@ -18,64 +18,69 @@ use crate::segment::Segment;
 /// An `Event<'static>` keeps its segment mapped for as long as it lives; a borrowed one costs not even the reference
 /// count, and [`into_owned`](Event::into_owned) makes the one from the other.
 #[derive(Clone)]
-pub struct Event<'a> {
-    segment: Keep<'a>,
-    offset: u64,
-    len: u32,
-}
+pub struct Event<'a>(Keep<'a>);
 
 #[derive(Clone)]
 enum Keep<'a> {
-    Borrowed(&'a Arc<Segment>),
-    Owned(Arc<Segment>),
+    Borrowed { segment: &'a Arc<Segment>, frame: Frame<'a>, offset: u64 },
+    Owned { segment: Arc<Segment>, offset: u64, len: u32 },
 }
 
 impl<'a> Event<'a> {
     /// The event in a frame that was found sound.
+    #[inline]
     pub(crate) fn borrowed(segment: &'a Arc<Segment>, offset: u64, len: u32) -> Self {
-        Self { segment: Keep::Borrowed(segment), offset, len }
+        Self(Keep::Borrowed { segment, frame: segment.frame(offset, len), offset })
     }
 
     /// The same event, keeping its segment alive by itself. Costs a reference count.
     pub fn into_owned(self) -> Event<'static> {
-        let segment = match self.segment {
-            Keep::Borrowed(segment) => segment.clone(),
-            Keep::Owned(segment) => segment,
-        };
-        Event { segment: Keep::Owned(segment), offset: self.offset, len: self.len }
+        Event(match self.0 {
+            Keep::Borrowed { segment, frame, offset } => {
+                Keep::Owned { segment: segment.clone(), offset, len: frame.len() as u32 }
+            }
+            Keep::Owned { segment, offset, len } => Keep::Owned { segment, offset, len },
+        })
     }
 
     /// Its place in the log.
+    #[inline]
     pub fn position(&self) -> Position {
         self.frame().position()
     }
 
     /// The stream it belongs to.
+    #[inline]
     pub fn stream(&self) -> &str {
         self.frame().stream()
     }
 
     /// Its place in the stream, from 1.
+    #[inline]
     pub fn revision(&self) -> Revision {
         self.frame().revision()
     }
 
     /// The event type, as its writer named it.
+    #[inline]
     pub fn type_name(&self) -> &str {
         self.frame().type_name()
     }
 
     /// When the log recorded it. Never earlier than the event before it.
+    #[inline]
     pub fn time(&self) -> Timestamp {
         self.frame().time()
     }
 
     /// The payload, encoded by [`codec`](Event::codec).
+    #[inline]
     pub fn payload(&self) -> &[u8] {
         self.frame().payload()
     }
 
     /// What the payload is encoded with.
+    #[inline]
     pub fn codec(&self) -> Codec {
         self.frame().codec()
     }
@@ -163,14 +168,18 @@ impl<'a> Event<'a> {
         typed::json(self.type_name(), self.codec(), self.payload(), self.position())
     }
 
+    #[inline]
     pub(crate) fn frame(&self) -> Frame<'_> {
-        self.segment().frame(self.offset, self.len)
+        match &self.0 {
+            Keep::Borrowed { frame, .. } => *frame,
+            Keep::Owned { segment, offset, len } => segment.frame(*offset, *len),
+        }
     }
 
     fn segment(&self) -> &Segment {
-        match &self.segment {
-            Keep::Borrowed(segment) => segment,
-            Keep::Owned(segment) => segment,
+        match &self.0 {
+            Keep::Borrowed { segment, .. } => segment,
+            Keep::Owned { segment, .. } => segment,
         }
     }
 }

@@ -57,7 +57,7 @@ impl Spare {
         match made {
             Ok(map) => {
                 if manner.way == Way::Map {
-                    map.0.populate(0..size);
+                    map.0.populate(0..size, Access::Write);
                 }
                 Ok(Self { file, map })
             }

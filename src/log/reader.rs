@@ -128,7 +128,20 @@ impl Reader {
     /// before the oldest event that is kept. [`Error::Io`] and [`Error::NotAStore`] when a segment cannot be opened;
     /// then it has ended.
     #[expect(clippy::should_implement_trait, reason = "an iterator's items may not borrow from it")]
+    #[inline]
     pub fn next_borrowed(&mut self) -> Option<Result<Event<'_>>> {
+        let found = match &mut self.course {
+            Course::Forward(walk) if self.left > 0 => walk.next_frame(self.until),
+            _ => None,
+        };
+        let Some((offset, len)) = found else { return self.next_step() };
+        let Course::Forward(walk) = &self.course else { return None };
+        self.left -= 1;
+        Some(Ok(Event::borrowed(&walk.part().segment, offset, len)))
+    }
+
+    /// The same, for whatever is not simply the next frame.
+    fn next_step(&mut self) -> Option<Result<Event<'_>>> {
         let step = match self.step() {
             Ok(step) => step?,
             Err(error) => {
@@ -137,7 +150,7 @@ impl Reader {
             }
         };
         Some(match step {
-            Step::Damaged(damage) => Err(Error::Damaged(damage)),
+            Step::Damaged(damage) => Err(Error::Damaged(*damage)),
             Step::Event { offset, len, .. } => {
                 let part: &Arc<Part> = match &self.course {
                     Course::Forward(walk) => walk.part(),

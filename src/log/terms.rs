@@ -80,6 +80,7 @@ fn item_ways(item: &Item) -> Vec<Vec<Term>> {
 }
 
 /// Whether an event stands in one of the store's own streams.
+#[inline]
 pub(crate) fn is_own(frame: Frame<'_>) -> bool {
     frame.stream_bytes().first() == Some(&(names::OWN as u8))
 }

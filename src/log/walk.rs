@@ -16,17 +16,23 @@ use crate::segment::after;
 /// An index is used when it leaves out at least three quarters of a segment's events.
 const WORTH: u64 = 4;
 
+/// A walk that has looked at this many bytes in a row will go on, so the next ones are made present in one go: a page
+/// fault for every sixteen pages would cost as much as reading them.
+const READ_AHEAD: u64 = 1 << 20;
+
 /// Where an event stands in the walk's current part, or what stands in its place.
 #[derive(Debug)]
 pub(crate) enum Step {
     Event { offset: u64, len: u32, position: Position },
-    Damaged(Damage),
+    Damaged(Box<Damage>),
 }
 
 /// A walk forward. Its end moves with the log for as long as somebody asks.
 #[derive(Debug)]
 pub(crate) struct Walk {
     filter: Filter,
+    /// Whether the filter lets every event of users pass.
+    passes_all: bool,
     part: Arc<Part>,
     /// Where to look next in the part.
     offset: u64,
@@ -35,6 +41,8 @@ pub(crate) struct Walk {
     /// Events before this one are passed over.
     from: Position,
     plan: Plan,
+    /// Where to make the next bytes present.
+    ahead: u64,
 }
 
 /// How the events of a part are found.
@@ -58,12 +66,41 @@ impl Walk {
 
     fn in_part(part: Arc<Part>, filter: Filter, from: Position) -> Self {
         let (offset, next) = start_in(&part, from);
-        Self { filter, part, offset, next, from, plan: Plan::Undecided }
+        let passes_all = filter.is_all();
+        Self { filter, passes_all, part, offset, next, from, plan: Plan::Undecided, ahead: offset + READ_AHEAD }
     }
 
     /// The part that the last step was in.
     pub(crate) fn part(&self) -> &Arc<Part> {
         &self.part
+    }
+
+    /// The position that comes next, at the least.
+    pub(crate) fn next(&self) -> Position {
+        self.next
+    }
+
+    /// The next event when it is the very next frame, as it nearly always is: the inner loop of a replay. `None` says
+    /// nothing; ask [`step`](Walk::step).
+    #[inline]
+    pub(crate) fn next_frame(&mut self, until: Position) -> Option<(u64, u32)> {
+        let Plan::Scan = self.plan else { return None };
+        let offset = self.offset;
+        let limit = self.part.segment.written().min(self.ahead);
+        let Found::Frame(frame) = self.part.segment.find(offset, limit) else { return None };
+        let position = frame.position();
+        let wanted = self.passes_all
+            && !frame.is_control()
+            && position == self.next
+            && position <= until
+            && position >= self.from
+            && !terms::is_own(frame);
+        if !wanted {
+            return None;
+        }
+        self.offset += frame.stride() as u64;
+        self.next = position.next();
+        Some((offset, frame.len() as u32))
     }
 
     /// The next event whose position is at most `until`; `None` when there is none yet.
@@ -88,6 +125,7 @@ impl Walk {
             self.offset = PAGE as u64;
             self.next = self.part.segment.first();
             self.plan = Plan::Undecided;
+            self.ahead = self.offset;
         }
     }
 
@@ -107,9 +145,12 @@ impl Walk {
 
     #[inline]
     fn scan(&mut self, limit: u64, until: Position) -> Option<Step> {
-        let all = self.filter.is_all();
         while self.offset < limit {
             let offset = self.offset;
+            if offset + READ_AHEAD / 2 >= self.ahead {
+                self.ahead = offset + 2 * READ_AHEAD;
+                self.part.segment.read_ahead(offset, self.ahead);
+            }
             match self.part.segment.find(offset, limit) {
                 Found::Frame(frame) if frame.is_control() && frame.position() == self.next => {
                     self.offset += frame.stride() as u64;
@@ -121,8 +162,8 @@ impl Walk {
                     }
                     self.offset += frame.stride() as u64;
                     self.next = position.next();
-                    let wanted =
-                        position >= self.from && if all { !terms::is_own(frame) } else { self.filter.matches(frame) };
+                    let wanted = position >= self.from
+                        && if self.passes_all { !terms::is_own(frame) } else { self.filter.matches(frame) };
                     if wanted {
                         return Some(Step::Event { offset, len: frame.len() as u32, position });
                     }
@@ -180,7 +221,7 @@ impl Walk {
         if let Found::Frame(frame) = segment.find(self.offset, limit) {
             self.next = frame.position();
         }
-        Some(Step::Damaged(damage))
+        Some(Step::Damaged(Box::new(damage)))
     }
 }
 
@@ -349,7 +390,7 @@ pub(crate) fn latest(log: &Log, kind: Kind, text: &[u8], until: Position) -> Res
 fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64) -> Option<Step> {
     let damaged = |what| {
         let position = position_at(part, offset, limit);
-        Some(Step::Damaged(damage_at(part, offset, limit, position, what)))
+        Some(Step::Damaged(Box::new(damage_at(part, offset, limit, position, what))))
     };
     match part.segment.find(offset, limit) {
         Found::Frame(frame) if !frame.is_control() && filter.matches(frame) => {

@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
+/// The smallest unit of mapping.
+const PAGE: u64 = 4096;
+
 /// A file, or plain memory, mapped whole.
 #[derive(Debug)]
 pub(crate) struct Map {
@@ -60,6 +63,7 @@ impl Map {
     }
 
     /// Up to where bytes may be read.
+    #[inline]
     pub(crate) fn readable(&self) -> u64 {
         self.readable.load(Ordering::Acquire)
     }
@@ -70,6 +74,7 @@ impl Map {
     }
 
     /// The bytes of a range, cut where they are not readable.
+    #[inline]
     pub(crate) fn bytes(&self, range: Range<u64>) -> &[u8] {
         let end = range.end.min(self.readable());
         let start = range.start.min(end);
@@ -103,17 +108,22 @@ impl Map {
         unsafe { AtomicU64::from_ptr(self.raw.as_mut_ptr().add(at).cast()) }
     }
 
-    /// Makes the pages of a range present and writable, so that the first write to each need not. A hint.
-    pub(crate) fn populate(&self, range: Range<u64>) {
-        let end = range.end.min(self.len());
-        if range.start < end {
-            #[cfg(target_os = "linux")]
-            let _hint = self.raw.advise_range(
-                memmap2::Advice::PopulateWrite,
-                range.start as usize,
-                (end - range.start) as usize,
-            );
+    /// Makes the pages of a range present, so that the first access to each need not. A hint.
+    pub(crate) fn populate(&self, range: Range<u64>, access: Access) {
+        #[cfg(target_os = "linux")]
+        {
+            let start = range.start / PAGE * PAGE;
+            let end = range.end.min(self.len());
+            let advice = match access {
+                Access::Read => memmap2::Advice::PopulateRead,
+                Access::Write => memmap2::Advice::PopulateWrite,
+            };
+            if start < end {
+                let _hint = self.raw.advise_range(advice, start as usize, (end - start) as usize);
+            }
         }
+        #[cfg(not(target_os = "linux"))]
+        let _no_such_hint = (range, access);
     }
 }
 

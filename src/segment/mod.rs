@@ -157,6 +157,7 @@ impl Segment {
     }
 
     /// Where the whole commits end.
+    #[inline]
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
@@ -192,6 +193,7 @@ impl Segment {
     }
 
     /// What stands at an offset; frames must end at or before `limit`.
+    #[inline]
     pub(crate) fn find(&self, offset: u64, limit: u64) -> Found<'_> {
         let bytes = self.map.bytes(offset..limit);
         if bytes.is_empty() && offset < limit {
@@ -201,8 +203,14 @@ impl Segment {
     }
 
     /// A frame that was found sound before.
+    #[inline]
     pub(crate) fn frame(&self, offset: u64, len: u32) -> Frame<'_> {
         Frame::trusted(self.map.bytes(offset..offset + u64::from(len)))
+    }
+
+    /// Has the kernel make these bytes present, since they will be read next.
+    pub(crate) fn read_ahead(&self, from: u64, to: u64) {
+        self.map.populate(from..to.min(self.written()), Access::Read);
     }
 
     /// Raw bytes, as far as they may be read.

@@ -195,7 +195,7 @@ impl Store {
         }
         match walk::at(log, position)? {
             Some((part, Step::Event { offset, len, .. })) => Ok(Some(owned(&part, offset, len))),
-            Some((_, Step::Damaged(damage))) => Err(Error::Damaged(damage)),
+            Some((_, Step::Damaged(damage))) => Err(Error::Damaged(*damage)),
             None => Ok(None),
         }
     }

@@ -209,7 +209,7 @@ impl Turn {
                 Some(Step::Event { position, .. }) => {
                     return Err(Error::ConditionFailed { after: condition.after, found: position });
                 }
-                Some(Step::Damaged(damage)) => return Err(Error::Damaged(damage)),
+                Some(Step::Damaged(damage)) => return Err(Error::Damaged(*damage)),
                 None => {}
             }
         }
