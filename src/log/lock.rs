@@ -90,6 +90,8 @@ impl Held {
         held.store(word::END, 0);
         held.file.write_at(&lock::encode(holder)[..word::SEGMENT], 0)?;
         held.store(word::CLOSED, 0);
+        // Before anything is written: after a power cut an old word must not call the end good that the log had before.
+        held.file.sync()?;
         Ok(held)
     }
 

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::format::PAGE;
 use crate::format::header::{self, Previous};
 use crate::format::lock::{self, Holder};
 use crate::id::{Position, StoreId, Timestamp};
@@ -16,13 +15,16 @@ use crate::log::parts::{Part, Parts, read_header};
 use crate::log::scan::{AtDamage, Scan, Tail, scan};
 use crate::log::state::State;
 use crate::log::{Log, Side};
-use crate::segment::disk::{Directory, Disk, Prepared};
+use crate::segment::disk::{Directory, Disk, File, Prepared};
 use crate::segment::map::Access;
 use crate::segment::{Pen, Segment};
 use crate::sync::Gate;
 
 /// The folder for what recovery cut off.
 pub(crate) const QUARANTINE: &str = "quarantine";
+
+/// How much of a file is looked at in one go.
+const COPIED_AT_ONCE: usize = 1 << 20;
 
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,16 +91,14 @@ pub(crate) fn open_writer(
     let left = crate::log::lock::read(&*directory);
     let firsts = segments(&names);
     if firsts.is_empty() {
-        return make(directory, &names, left, create, manner, clock);
+        return make(directory, &names, create, manner, clock);
     }
-    for name in names.iter().filter(|name| *name == SPARE_NAME || name.ends_with(".idx.tmp")) {
-        directory.remove(name)?;
-    }
-    recover(directory, firsts, left, manner, clock)
+    recover(directory, &names, firsts, left, manner, clock)
 }
 
 fn recover(
     directory: Arc<dyn Directory>,
+    names: &[String],
     firsts: Vec<Position>,
     left: Option<Left>,
     manner: Manner,
@@ -106,6 +106,9 @@ fn recover(
 ) -> Result<Opened> {
     let mut recovery = Recovery::default();
     let newest = find_newest(&*directory, firsts, left, &mut recovery)?;
+    for name in names.iter().filter(|name| *name == SPARE_NAME || name.ends_with(".idx.tmp")) {
+        directory.remove(name)?;
+    }
     let store = newest.segment.header.store;
     let (next, last_time) = (newest.scan.next, newest.scan.last_time.max(newest.segment.header.created));
     let (end, last_crc) = (newest.scan.end, newest.scan.last_crc);
@@ -171,6 +174,9 @@ fn find_newest(
         let file = directory.open(&name, Access::Read)?;
         let blank = matches!(Segment::read_header(directory, &name, &*file)?, Err(header::Bad::Blank));
         if blank && !firsts.is_empty() {
+            if left.is_some_and(|left| left.progress.durable >= first) {
+                return Err(Error::not_a_store(&directory.path().join(&name), "its header is blank"));
+            }
             quarantine_whole(directory, first, recovery)?;
             continue;
         }
@@ -198,7 +204,7 @@ fn find_newest(
         };
         check_chain(directory, &segment, &before, &firsts)?;
         if durable < first.previous()
-            && let Some(cut) = cut_before(directory, &before, &segment, durable)?
+            && let Some(cut) = cut_before(directory, &before, &segment, durable, recovery)?
         {
             // Without syncs a power cut may take earlier pages and leave later ones: everything behind the gap goes.
             quarantine_whole(directory, first, recovery)?;
@@ -248,6 +254,7 @@ fn cut_before(
     firsts: &[Position],
     newest: &Segment,
     durable: Position,
+    recovery: &mut Recovery,
 ) -> Result<Option<Position>> {
     let from = firsts.partition_point(|first| *first <= durable.next()).saturating_sub(1);
     let mut successors = firsts[from..].iter().skip(1).copied().chain([newest.first()]);
@@ -258,6 +265,7 @@ fn cut_before(
         let Ok((segment, _)) = Segment::open(directory, *first, Access::Read, None) else { return Ok(Some(*first)) };
         segment.allow(segment.capacity());
         let found = scan(&segment, segment.capacity(), AtDamage::Stop)?;
+        recovery.bytes_read += found.end;
         let whole = previous.is_some_and(|previous| previous.end == found.end && previous.last_crc == found.last_crc);
         if !whole {
             return match found.tail(&segment, segment.capacity(), durable) {
@@ -272,18 +280,9 @@ fn cut_before(
 
 /// Keeps bytes that are about to be cut off.
 fn quarantine(directory: &dyn Directory, segment: &Segment, from: u64, to: u64, recovery: &mut Recovery) -> Result<()> {
-    let folder = directory.subdirectory(QUARANTINE)?;
     let bytes = segment.bytes(from, to);
-    let taken = folder.names()?;
-    let stem = format!("{}-{from}", segment.name());
-    let file = (0u32..).map(|n| if n == 0 { stem.clone() } else { format!("{stem}-{n}") });
-    let file = file.into_iter().find(|name| !taken.contains(name)).unwrap_or_default();
-    let kept = folder.create(&file)?;
-    kept.allocate(bytes.len().max(1) as u64, Prepared::Allocated)?;
-    kept.write_at(bytes, 0)?;
-    kept.sync()?;
-    folder.sync()?;
-    directory.sync()?;
+    let file =
+        keep(directory, &format!("{}-{from}", segment.name()), bytes.len() as u64, |kept| kept.write_at(bytes, 0))?;
     let quarantined = Quarantined { segment: segment.name().to_owned(), offset: from, length: to - from, file };
     recovery.quarantined.push(quarantined);
     Ok(())
@@ -293,46 +292,78 @@ fn quarantine(directory: &dyn Directory, segment: &Segment, from: u64, to: u64, 
 fn quarantine_whole(directory: &dyn Directory, first: Position, recovery: &mut Recovery) -> Result<()> {
     let name = header::file_name(first);
     let file = directory.open(&name, Access::Read)?;
-    let len = file.len()?;
-    let mut bytes = vec![0; PAGE];
-    let mut used = 0;
-    while used < len && file.read_at(&mut bytes, used)? > 0 && bytes.iter().any(|byte| *byte != 0) {
-        used += PAGE as u64;
-    }
-    let folder = directory.subdirectory(QUARANTINE)?;
-    let kept_name = format!("{name}-whole");
-    folder.remove(&kept_name)?;
-    let kept = folder.create(&kept_name)?;
-    kept.allocate(used.max(1), Prepared::Allocated)?;
-    let mut at = 0;
-    while at < used {
-        let read = file.read_at(&mut bytes, at)?;
-        kept.write_at(&bytes[..read], at)?;
-        at += PAGE as u64;
-    }
-    kept.sync()?;
-    folder.sync()?;
+    let length = used(&*file)?;
+    let mut bytes = vec![0; COPIED_AT_ONCE];
+    let kept = keep(directory, &format!("{name}-whole"), length, |kept| {
+        let mut at = 0;
+        while at < length {
+            let read = file.read_at(&mut bytes, at)?.min((length - at) as usize);
+            kept.write_at(&bytes[..read], at)?;
+            at += COPIED_AT_ONCE as u64;
+        }
+        Ok(())
+    })?;
     directory.remove(&header::index_name(first))?;
     directory.remove(&name)?;
     directory.sync()?;
-    recovery.quarantined.push(Quarantined { segment: name, offset: 0, length: used, file: kept_name });
+    recovery.quarantined.push(Quarantined { segment: name, offset: 0, length, file: kept });
     Ok(())
+}
+
+/// Makes a file in `quarantine/` under a name of its own, so that nothing kept before is lost. Gives its name.
+fn keep(
+    directory: &dyn Directory,
+    stem: &str,
+    length: u64,
+    write: impl FnOnce(&dyn File) -> Result<()>,
+) -> Result<String> {
+    let folder = directory.subdirectory(QUARANTINE)?;
+    let taken = folder.names()?;
+    let mut name = stem.to_owned();
+    let mut number = 0;
+    while taken.contains(&name) {
+        number += 1;
+        name = format!("{stem}-{number}");
+    }
+    let kept = folder.create(&name)?;
+    if length > 0 {
+        kept.allocate(length, Prepared::Allocated)?;
+        write(&*kept)?;
+    }
+    kept.sync()?;
+    folder.sync()?;
+    directory.sync()?;
+    Ok(name)
+}
+
+/// Behind the last byte of a file that is not zero.
+fn used(file: &dyn File) -> Result<u64> {
+    let mut bytes = vec![0; COPIED_AT_ONCE];
+    let mut end = file.len()?;
+    while end > 0 {
+        let start = (end - 1) / COPIED_AT_ONCE as u64 * COPIED_AT_ONCE as u64;
+        let read = file.read_at(&mut bytes[..(end - start) as usize], start)?;
+        if let Some(last) = bytes[..read].iter().rposition(|byte| *byte != 0) {
+            return Ok(start + last as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 /// Makes a new store.
 fn make(
     directory: Arc<dyn Directory>,
     names: &[String],
-    left: Option<Left>,
     create: bool,
     manner: Manner,
     clock: &dyn Clock,
 ) -> Result<Opened> {
     let path = directory.path();
-    if left.is_some() {
+    if names.iter().any(|name| name == lock::NAME) {
         return Err(Error::not_a_store(path, "it has a lock file, but its segments are missing"));
     }
-    if let Some(other) = names.iter().find(|name| *name != SPARE_NAME && *name != lock::NAME) {
+    if let Some(other) = names.iter().find(|name| *name != SPARE_NAME) {
         return Err(Error::not_a_store(path, format!("it holds other things, such as {other:?}, and no segment")));
     }
     if !create {

@@ -3,7 +3,7 @@
 use crate::error::{Damage, Error, Result};
 use crate::format::PAGE;
 use crate::format::control::Control;
-use crate::format::frame::{Found, Frame, flag};
+use crate::format::frame::{ALIGN, Found, Frame, flag};
 use crate::id::{Position, Timestamp};
 use crate::log::state::State;
 use crate::segment::{Segment, after};
@@ -151,7 +151,7 @@ impl Scan {
     /// last position known to have been on the disk.
     pub(crate) fn tail(&self, segment: &Segment, limit: u64, durable: Position) -> Tail {
         let end = data_end(segment, self.end, limit);
-        if end <= self.end {
+        if end <= self.end && self.next > durable {
             return Tail::Blank;
         }
         let damaged = |what: &str| {
@@ -177,7 +177,11 @@ fn is_torn(segment: &Segment, offset: u64, data_end: u64) -> bool {
     let header = segment.bytes(offset, offset + 4);
     let Ok(len) = header.try_into().map(u32::from_le_bytes) else { return true };
     let frame_end = offset + u64::from(len);
-    if frame_end > segment.capacity() || data_end < frame_end {
+    if frame_end.next_multiple_of(ALIGN as u64) > segment.capacity() || data_end < frame_end {
+        return true;
+    }
+    // `data_end` is rounded up to where a frame could begin.
+    if segment.bytes(frame_end - 1, data_end).iter().all(|byte| *byte == 0) {
         return true;
     }
     let mut from = offset;
@@ -203,7 +207,7 @@ pub(crate) fn data_end(segment: &Segment, from: u64, to: u64) -> u64 {
         }
         used -= chunk.len();
     }
-    from + (used as u64).next_multiple_of(8)
+    from + (used as u64).next_multiple_of(8).min(bytes.len() as u64)
 }
 
 fn unknown_record(segment: &Segment, frame: Frame<'_>) -> Error {

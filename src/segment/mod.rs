@@ -186,6 +186,11 @@ impl Segment {
         self.sealed.load(Ordering::Acquire)
     }
 
+    /// The last position that can stand here, once it is sealed.
+    pub(crate) fn last(&self) -> Option<Position> {
+        self.is_sealed().then(|| Position::new(self.highest.load(Ordering::Relaxed)))
+    }
+
     /// Nothing more comes here behind position `last`.
     pub(crate) fn seal(&self, last: Position) {
         self.highest.store(last.get(), Ordering::Relaxed);

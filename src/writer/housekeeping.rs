@@ -143,6 +143,7 @@ impl Desk {
     /// Cuts, syncs and indexes what was sealed, in its order.
     fn finish_sealed(&self) {
         stand_back();
+        let mut all_kept = true;
         while let Some(part) = self.next(|jobs| jobs.sealed.pop_front(), false) {
             self.changed.notify_all();
             let segment = &part.segment;
@@ -151,9 +152,15 @@ impl Desk {
             match kept {
                 Ok(()) => segment.set_durable(),
                 Err(error) => {
+                    all_kept = false;
                     guard(&self.jobs).failure.get_or_insert(error);
                     continue;
                 }
+            }
+            if all_kept && let Some(last) = segment.last() {
+                // They come here in their order, so everything before is on the disk too, and opening after a crash
+                // need not read it.
+                self.log.set_durable(last);
             }
             // Without the file answers are the same, only slower, and the next open tries again.
             let _unwritten = part.index.write_file(&*self.log.directory);

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
 mod layering;
+mod recovery;
 mod smoke;
 mod support;

@@ -1,5 +1,9 @@
 //! Small verbs that the tests are told with.
 
+pub(crate) mod child;
+pub(crate) mod files;
+pub(crate) mod told;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
