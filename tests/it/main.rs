@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod flights;
 mod layering;
 mod recovery;
 mod smoke;
