@@ -109,7 +109,16 @@ impl Gate {
 
 /// Names that have an owner now.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Owners(std::sync::Arc<std::sync::Mutex<std::collections::HashMap<String, u64>>>);
+pub(crate) struct Owners(std::sync::Arc<std::sync::Mutex<std::collections::HashMap<String, Told>>>);
+
+/// What the owner of a name was told by others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// How often.
+    pub(crate) times: u64,
+    /// The last time.
+    pub(crate) number: u64,
+}
 
 /// The right to a name, given back when it is dropped.
 #[derive(Debug)]
@@ -125,14 +134,14 @@ impl Owners {
         if taken.contains_key(name) {
             return None;
         }
-        taken.insert(name.to_owned(), 0);
+        taken.insert(name.to_owned(), Told::default());
         Some(Owned { owners: self.clone(), name: name.to_owned() })
     }
 
-    /// Lets the owner of a name, if there is one, know that something of its own was changed.
-    pub(crate) fn tell(&self, name: &str) {
+    /// Tells the owner of a name, if there is one, a number.
+    pub(crate) fn tell(&self, name: &str, number: u64) {
         if let Some(told) = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_mut(name) {
-            *told += 1;
+            *told = Told { times: told.times + 1, number };
         }
     }
 }
@@ -142,8 +151,8 @@ impl Owned {
         &self.name
     }
 
-    /// How often the owner was told something.
-    pub(crate) fn told(&self) -> u64 {
+    /// What the owner was told, and how often.
+    pub(crate) fn told(&self) -> Told {
         let owners = self.owners.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         owners.get(&self.name).copied().unwrap_or_default()
     }

@@ -10,7 +10,7 @@ use crate::id::Position;
 use crate::log::terms::Filter;
 use crate::log::walk::{self, Step, Walk};
 use crate::store::Store;
-use crate::sync::{Owned, guard};
+use crate::sync::{Owned, Told, guard};
 use crate::writer::ticket::Ticket;
 
 /// How often a reader looks for what a writer in another process has published.
@@ -35,8 +35,8 @@ pub struct CursorBuilder {
 pub struct Cursor {
     store: Store,
     owned: Option<Owned>,
-    /// How often the owner had been told of a seek when the cursor last looked.
-    told: u64,
+    /// What the owner had been told of seeks when the cursor last looked.
+    told: Told,
     filter: Query,
     walk: Walk,
     /// An event that was found and did not fit into the last batch.
@@ -106,7 +106,7 @@ impl CursorBuilder {
         }
         Ok(Cursor {
             walk: Walk::new(&self.store.inner.log, Filter::Query(self.filter.clone()), next)?,
-            told: owned.as_ref().map_or(0, Owned::told),
+            told: Told::default(),
             store: self.store,
             owned,
             filter: self.filter,
@@ -197,8 +197,14 @@ impl Cursor {
             return Ok(());
         }
         self.told = told;
-        let next = checkpoint(&self.store, owned.name()).unwrap_or(self.checkpoint);
-        self.go_to(next)
+        let next = Position::new(told.number);
+        // An acknowledgement may have come into the log after the seek that it did not know of: the seek counts.
+        let kept = self.keep(next);
+        self.go_to(next)?;
+        match kept {
+            Err(Error::Closed | Error::Stopped { .. }) => Ok(()),
+            kept => kept,
+        }
     }
 
     fn find(&mut self, until: Position) -> Result<Option<Step>> {
@@ -280,7 +286,7 @@ impl Canal for Cursor {
             Settlement::Release => {
                 let checkpoint = self.checkpoint;
                 self.go_to(position)?;
-                self.checkpoint = checkpoint.min(position);
+                self.checkpoint = checkpoint;
                 Ok(())
             }
         }
@@ -303,4 +309,31 @@ fn resolve(store: &Store, start: Start) -> Result<Position> {
         Start::At(position) => position.max(Position::new(1)),
         Start::Time(time) => walk::at_time(&store.inner.log, time)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::draft::NewEvent;
+
+    /// The two halves of a seek from outside, with an acknowledgement of the cursor between them.
+    #[test]
+    fn a_seek_counts_though_the_cursor_acknowledged_before_it_noticed() {
+        let path = std::env::temp_dir().join(format!("towpath-cursor-{}", std::process::id()));
+        let store = Store::open(&path).unwrap();
+        (0..3).for_each(|_| drop(store.append("cart-1", NewEvent::new("opened", "")).unwrap()));
+        let mut cursor = store.cursor("mail").open().unwrap();
+        cursor.pull_batch(3, Duration::ZERO).unwrap();
+
+        store.set_checkpoint("mail", Position::new(1)).unwrap().wait().unwrap();
+        cursor.acknowledge(Position::new(3)).unwrap();
+        store.inner.owners.tell("mail", 1);
+
+        assert_eq!(cursor.pull_batch(3, Duration::ZERO).unwrap().len(), 3);
+        cursor.flush().unwrap();
+        assert_eq!((cursor.checkpoint(), checkpoint(&store, "mail").unwrap().get()), (Position::new(1), 1));
+        drop(cursor);
+        store.close().unwrap();
+        std::fs::remove_dir_all(path).unwrap();
+    }
 }

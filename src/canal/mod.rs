@@ -192,8 +192,9 @@ impl Store {
         if position > head.next() {
             return Err(Error::NotDelivered { name: consumer.to_owned(), asked: position, last: head });
         }
+        let position = position.max(Position::new(1));
         self.set_checkpoint(consumer, position)?.wait()?;
-        self.inner.owners.tell(consumer);
+        self.inner.owners.tell(consumer, position.get());
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::format::lock::{self, Holder, NAME, word};
-use crate::id::Position;
+use crate::id::{Position, Timestamp};
 use crate::segment::disk::{Directory, File, Prepared};
 use crate::segment::map::{Access, Map};
 
@@ -88,7 +88,10 @@ impl Held {
         let (map, _) = file.map(PAGE as u64, Access::Write)?;
         let held = Self { map, file };
         held.store(word::END, 0);
-        held.file.write_at(&lock::encode(holder)[..word::SEGMENT], 0)?;
+        // Readers tell writers apart by this, also when the clock stands still or goes back.
+        let before = held.map.word(word::SINCE).load(Ordering::SeqCst);
+        let since = Timestamp::from_nanos(holder.since.as_nanos().max(before.saturating_add(1)));
+        held.file.write_at(&lock::encode(&Holder { since, ..*holder })[..word::SEGMENT], 0)?;
         held.store(word::CLOSED, 0);
         // Before anything is written: after a power cut an old word must not call the end good that the log had before.
         held.file.sync()?;
@@ -138,24 +141,25 @@ impl Seen {
         Ok(Some(Self { map, since }))
     }
 
-    /// Whether another writer has come since this was asked last.
-    pub(crate) fn changed_hands(&mut self) -> bool {
-        let now = self.map.word(word::SINCE).load(Ordering::SeqCst);
-        std::mem::replace(&mut self.since, now) != now
-    }
-
-    /// How far the writer has come; `None` while it changes segments.
-    pub(crate) fn progress(&self) -> Option<Progress> {
+    /// How far the writer has come, and whether it is another one than when that was asked last. `None` while it begins or
+    /// changes segments; then nothing was asked.
+    pub(crate) fn look(&mut self) -> Option<(Progress, bool)> {
         let load = |at: usize| self.map.word(at).load(Ordering::SeqCst);
+        let since = load(word::SINCE);
         let segment = load(word::SEGMENT);
         let end = load(word::END);
         let (head, durable) = (load(word::HEAD), load(word::DURABLE));
-        (end > 0 && segment > 0 && load(word::SEGMENT) == segment && load(word::END) >= end).then_some(Progress {
+        let steady = load(word::SEGMENT) == segment && load(word::END) >= end && load(word::SINCE) == since;
+        if end == 0 || segment == 0 || !steady {
+            return None;
+        }
+        let progress = Progress {
             segment: Position::new(segment),
             end,
             head: Position::new(head),
             durable: Position::new(durable),
-        })
+        };
+        Some((progress, std::mem::replace(&mut self.since, since) != since))
     }
 }
 
@@ -163,4 +167,35 @@ fn make(directory: &dyn Directory) -> Result<Arc<dyn File>> {
     let file = directory.create(NAME)?;
     file.allocate(PAGE as u64, Prepared::Zeroed)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::StoreId;
+    use crate::segment::disk::{Disk, RealDisk};
+
+    /// A reader that looks while a new writer has the lock and has published nothing yet must not forget that it is new.
+    #[test]
+    fn a_reader_that_looked_too_early_still_learns_of_another_writer_though_the_clock_stood_still() {
+        let path = std::env::temp_dir().join(format!("towpath-lock-{}", std::process::id()));
+        let directory = RealDisk.directory(&path, true).unwrap();
+        let holder = Holder { pid: 1, store: StoreId([7; 16]), since: Timestamp::from_nanos(5) };
+        let progress = Progress { segment: Position::new(1), end: 4144, ..Progress::default() };
+
+        let first = Held::take(&*directory, &holder).unwrap();
+        first.publish(progress);
+        let mut seen = Seen::live(&*directory).unwrap().unwrap();
+        assert_eq!(seen.look(), Some((progress, false)));
+        drop(first);
+
+        let second = Held::take(&*directory, &holder).unwrap();
+        assert_eq!(seen.look(), None);
+        second.publish(progress);
+        assert_eq!(seen.look(), Some((progress, true)));
+        assert_eq!(seen.look(), Some((progress, false)));
+
+        drop(second);
+        std::fs::remove_dir_all(path).unwrap();
+    }
 }

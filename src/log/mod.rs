@@ -109,8 +109,7 @@ impl Log {
             *seen = Seen::live(&*self.directory)?;
         }
         let Some(live) = &mut *seen else { return Ok(()) };
-        let changed_hands = live.changed_hands();
-        let Some(progress) = live.progress() else { return Ok(()) };
+        let Some((progress, changed_hands)) = live.look() else { return Ok(()) };
         let newest = self.parts.newest();
         if changed_hands && progress.segment == newest.segment.first() {
             // A writer that found no event in the newest segment after a crash puts a new file in its place.

@@ -26,6 +26,12 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 /// How much of a file is looked at in one go.
 const COPIED_AT_ONCE: usize = 1 << 20;
 
+/// So often a reader looks again when it comes while a writer begins or changes segments, which is a few stores.
+const CHANGES_PASS: u32 = 1_000;
+
+/// So often a reader tries again when files changed under its eyes.
+const FAILURES_PASS: u32 = 4;
+
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -388,11 +394,15 @@ fn make(
 pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Recovery)> {
     let directory = disk.directory(path, false)?;
     // A writer may begin a segment, or end, between two looks; a few looks settle it.
-    let mut looks = 0;
+    let (mut looks, mut failures) = (0, 0);
     loop {
-        let seen = Seen::live(&*directory)?;
-        let progress = seen.as_ref().and_then(Seen::progress);
+        let mut seen = Seen::live(&*directory)?;
+        let progress = seen.as_mut().and_then(Seen::look).map(|(progress, _)| progress);
         looks += 1;
+        if seen.is_some() && progress.is_none() && looks < CHANGES_PASS {
+            std::thread::yield_now();
+            continue;
+        }
         match read_newest(&*directory, progress) {
             Ok((segment, found)) => {
                 let firsts = found.firsts.clone().unwrap_or_default();
@@ -405,8 +415,11 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
                 log.durable.store(durable.get(), std::sync::atomic::Ordering::Release);
                 return Ok((log, recovery));
             }
-            Err(error) if looks >= 5 => return Err(error),
-            Err(_) => std::thread::yield_now(),
+            Err(error) if failures >= FAILURES_PASS => return Err(error),
+            Err(_) => {
+                failures += 1;
+                std::thread::yield_now();
+            }
         }
     }
 }
