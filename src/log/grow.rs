@@ -9,8 +9,8 @@ use crate::format::frame::{self, Nonce, Place, Staged};
 use crate::format::header::{self, Header, Previous};
 use crate::id::{Position, Revision, StoreId, Timestamp};
 use crate::segment::disk::{Directory, File, Prepared};
-use crate::segment::map::{Access, Map, WriteKey};
-use crate::segment::{Pen, Segment, Way};
+use crate::segment::map::{Access, Map};
+use crate::segment::{Pen, Segment};
 
 /// What a segment is called before it has a position.
 pub(crate) const SPARE_NAME: &str = "spare.tmp";
@@ -22,13 +22,12 @@ pub(crate) const SMALLEST: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
 #[derive(Debug)]
 pub(crate) struct Spare {
     file: Arc<dyn File>,
-    map: (Map, WriteKey),
+    map: Map,
 }
 
 /// How segments of this store are made and written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
-    pub(crate) way: Way,
     pub(crate) prepared: Prepared,
     /// Whether a new segment has to be on the disk before anything is written into it.
     pub(crate) synced: bool,
@@ -53,14 +52,9 @@ impl Spare {
     pub(crate) fn prepare(directory: &dyn Directory, size: u64, manner: Manner) -> Result<Self> {
         directory.remove(SPARE_NAME)?;
         let file = directory.create(SPARE_NAME)?;
-        let made = file.allocate(size, manner.prepared).and_then(|()| file.map(size, Access::Write));
+        let made = file.allocate(size, manner.prepared).and_then(|()| file.map(size, Access::Read));
         match made {
-            Ok(map) => {
-                if manner.way == Way::Map {
-                    map.0.populate(0..size, Access::Write);
-                }
-                Ok(Self { file, map })
-            }
+            Ok(map) => Ok(Self { file, map }),
             Err(error) => {
                 directory.remove(SPARE_NAME)?;
                 Err(error)
@@ -69,7 +63,7 @@ impl Spare {
     }
 
     pub(crate) fn size(&self) -> u64 {
-        self.map.0.len()
+        self.map.len()
     }
 
     /// Makes it the segment that follows. On error the log is as it was.
@@ -98,7 +92,7 @@ impl Spare {
         if manner.synced {
             directory.sync()?;
         }
-        Ok(Segment::created(header, self.file, self.map, manner.way, (PAGE + state.len()) as u64))
+        Ok(Segment::created(header, self.file, self.map, (PAGE + state.len()) as u64))
     }
 }
 

@@ -289,7 +289,7 @@ impl IndexFile {
     fn open(directory: &dyn Directory, segment: &Segment) -> Option<Self> {
         let file = directory.open(&header::index_name(segment.first()), Access::Read).ok()?;
         let len = file.len().ok().filter(|len| *len >= PAGE as u64)?;
-        let (map, _) = file.map(len, Access::Read).ok()?;
+        let map = file.map(len, Access::Read).ok()?;
         map.allow(len);
         let bytes = map.bytes(0..len);
         let layout = index::layout(&bytes[..PAGE], bytes.len())?;

@@ -85,7 +85,7 @@ impl Held {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let (map, _) = file.map(PAGE as u64, Access::Write)?;
+        let map = file.map(PAGE as u64, Access::Write)?;
         let held = Self { map, file };
         held.store(word::END, 0);
         // Readers tell writers apart by this, also when the clock stands still or goes back.
@@ -136,7 +136,7 @@ impl Seen {
         if file.len()? < PAGE as u64 || file.lock()? {
             return Ok(None);
         }
-        let (map, _) = file.map(PAGE as u64, Access::Read)?;
+        let map = file.map(PAGE as u64, Access::Read)?;
         let since = map.word(word::SINCE).load(Ordering::SeqCst);
         Ok(Some(Self { map, since }))
     }

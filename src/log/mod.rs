@@ -153,5 +153,5 @@ impl Log {
 
 /// Opens the segment that another process writes. Nothing of it is readable yet.
 fn open_newest(directory: &dyn Directory, first: Position) -> Result<Arc<Segment>> {
-    Ok(Arc::new(Segment::open(directory, first, Access::Read, None)?.0))
+    Ok(Arc::new(Segment::open(directory, first, Access::Read, None)?))
 }

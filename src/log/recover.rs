@@ -84,7 +84,7 @@ pub(crate) fn open_writer(
     disk: &dyn Disk,
     path: &Path,
     create: bool,
-    manner: impl FnOnce(&dyn Directory) -> Manner,
+    manner: Manner,
     clock: &dyn Clock,
 ) -> Result<Opened> {
     let directory = disk.directory(path, create)?;
@@ -92,7 +92,6 @@ pub(crate) fn open_writer(
         let holder = crate::log::lock::read(&*directory).map(|left| left.holder.pid);
         return Err(Error::Locked { path: path.to_owned(), holder });
     }
-    let manner = manner(&*directory);
     let names = directory.names()?;
     let left = crate::log::lock::read(&*directory);
     let firsts = segments(&names);
@@ -124,8 +123,8 @@ fn recover(
     if recovery.clean {
         let held = hold(&*directory, store, clock)?;
         // The scan let all of the file be read; what is written from here on must not be readable yet.
-        let (segment, key) = Segment::open(&*directory, first, Access::Write, None)?;
-        let (segment, pen) = segment.into_pen(key, manner.way, end);
+        let segment = Segment::open(&*directory, first, Access::Write, None)?;
+        let (segment, pen) = segment.into_pen(end);
         let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
         let log = assemble(directory, store, parts, next, state, Side::Writer(held));
         log.publish(&segment, end, next.previous());
@@ -186,7 +185,7 @@ fn find_newest(
             quarantine_whole(directory, first, recovery)?;
             continue;
         }
-        let (segment, _) = Segment::open(directory, first, Access::Write, None)?;
+        let segment = Segment::open(directory, first, Access::Write, None)?;
         segment.allow(segment.capacity());
         let found = scan(&segment, segment.capacity(), AtDamage::Stop)?;
         recovery.bytes_read += found.end;
@@ -268,7 +267,7 @@ fn cut_before(
         directory.open(&header::file_name(*first), Access::Read)?.evict()?;
         let successor = successors.next().unwrap_or(newest.first());
         let previous = read_header(directory, successor)?.previous;
-        let Ok((segment, _)) = Segment::open(directory, *first, Access::Read, None) else { return Ok(Some(*first)) };
+        let Ok(segment) = Segment::open(directory, *first, Access::Read, None) else { return Ok(Some(*first)) };
         segment.allow(segment.capacity());
         let found = scan(&segment, segment.capacity(), AtDamage::Stop)?;
         recovery.bytes_read += found.end;
@@ -430,7 +429,7 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
     let Some(newest) = progress.map(|progress| progress.segment).or(firsts.last().copied()) else {
         return Err(Error::not_a_store(directory.path(), "it holds no segment"));
     };
-    let (segment, _) = Segment::open(directory, newest, Access::Read, None)?;
+    let segment = Segment::open(directory, newest, Access::Read, None)?;
     let left = crate::log::lock::read(directory).filter(|left| left.progress.segment == newest);
     let closed = left.and_then(|left| left.closed);
     let limit = progress.map(|progress| progress.end).or(closed).unwrap_or(segment.capacity());

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::segment::map::{Access, Map, WriteKey};
+use crate::segment::map::{Access, Map};
 
 /// Files are for their owner alone, whatever the umask.
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
@@ -44,8 +44,6 @@ pub(crate) trait Directory: Send + Sync + Debug {
     fn sync(&self) -> Result<()>;
     /// Opens a directory in this one, and makes it when it is missing.
     fn subdirectory(&self, name: &str) -> Result<Arc<dyn Directory>>;
-    /// Whether writing through a map could meet a full disk: copy-on-write and network file systems.
-    fn maps_may_fail(&self) -> bool;
 }
 
 /// An open file.
@@ -61,7 +59,7 @@ pub(crate) trait File: Send + Sync + Debug {
     fn sync(&self) -> Result<()>;
     /// Drops the file's clean pages from the cache, so that reading shows what the disk has.
     fn evict(&self) -> Result<()>;
-    fn map(&self, len: u64, access: Access) -> Result<(Map, WriteKey)>;
+    fn map(&self, len: u64, access: Access) -> Result<Map>;
     /// Takes the lock of this file until it is dropped. `false`: somebody else has it.
     fn lock(&self) -> Result<bool>;
     /// Gives the lock back before the file is dropped.
@@ -196,15 +194,6 @@ impl Directory for RealDirectory {
         self.io("create", name, rustix::fs::fchmod(&handle, DIRECTORY_MODE))?;
         Ok(Arc::new(RealDirectory { path: self.path.join(name), handle: handle.into() }))
     }
-
-    fn maps_may_fail(&self) -> bool {
-        // From linux/magic.h: btrfs, ZFS (0x2fc12fc1), NFS, FUSE, SMB2, bcachefs.
-        const MAGICS: [i64; 6] = [0x9123_683e, 0x2fc1_2fc1, 0x6969, 0x6573_5546, 0xfe53_4d42_u32 as i64, 0xca45_1a4e];
-        #[cfg(target_os = "linux")]
-        return rustix::fs::fstatfs(&self.handle).map_or(true, |stat| MAGICS.contains(&(stat.f_type as i64)));
-        #[cfg(not(target_os = "linux"))]
-        true
-    }
 }
 
 impl RealFile {
@@ -214,7 +203,13 @@ impl RealFile {
 
     fn zero(&self, len: u64) -> io::Result<()> {
         let zeroes = [0; ZEROES];
-        (0..len.div_ceil(ZEROES as u64)).try_for_each(|page| self.handle.write_all_at(&zeroes, page * ZEROES as u64))
+        let mut at = 0;
+        while at < len {
+            let rest = usize::try_from(len - at).unwrap_or(ZEROES).min(ZEROES);
+            self.handle.write_all_at(&zeroes[..rest], at)?;
+            at += rest as u64;
+        }
+        Ok(())
     }
 }
 
@@ -278,7 +273,7 @@ impl File for RealFile {
         Ok(())
     }
 
-    fn map(&self, len: u64, access: Access) -> Result<(Map, WriteKey)> {
+    fn map(&self, len: u64, access: Access) -> Result<Map> {
         self.io("map", Map::file(&self.handle, len, access))
     }
 

@@ -3,9 +3,9 @@
 //! Invariants that the blocks below name:
 //!
 //! - **M1** `raw` is mapped for `raw.len()` bytes, unchanged, until `self` drops; every slice borrows `self`.
-//! - **M2** Bytes below `readable` are never written again through this map. `readable` only grows, by a Release store
-//!   after the bytes were written, and is read with Acquire before a slice is made. Bytes at or above `readable` are
-//!   written only by [`Map::write`], which takes the one [`WriteKey`] of the map by unique reference.
+//! - **M2** Bytes below `readable` are never written again. `readable` only grows, by a Release store after the bytes were
+//!   written to the file, and is read with Acquire before a slice is made. Nothing is ever written through a map but
+//!   live words (M4).
 //! - **M3** Another process must not change what is mapped below `readable`, nor cut the file there. The writer keeps to
 //!   M2, holds the lock of the store, and cuts files only behind their last frame. A third party that truncates a mapped
 //!   file makes the kernel end the process with SIGBUS; no memory map can prevent that.
@@ -29,10 +29,6 @@ pub(crate) struct Map {
     readable: AtomicU64,
 }
 
-/// The right to write into a map. Made once, with the map.
-#[derive(Debug)]
-pub(crate) struct WriteKey(());
-
 /// Who may do what with a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -42,7 +38,7 @@ pub(crate) enum Access {
 
 impl Map {
     /// Maps the first `len` bytes of a file; none of them readable yet. `len` must not exceed the file's length.
-    pub(crate) fn file(file: &std::fs::File, len: u64, access: Access) -> io::Result<(Self, WriteKey)> {
+    pub(crate) fn file(file: &std::fs::File, len: u64, access: Access) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let mut options = MmapOptions::new();
         options.len(len);
@@ -50,11 +46,7 @@ impl Map {
             Access::Read => options.map_raw_read_only(file)?,
             Access::Write => options.map_raw(file)?,
         };
-        Ok(Self::new(raw))
-    }
-
-    fn new(raw: MmapRaw) -> (Self, WriteKey) {
-        (Self { raw, readable: AtomicU64::new(0) }, WriteKey(()))
+        Ok(Self { raw, readable: AtomicU64::new(0) })
     }
 
     /// Bytes mapped.
@@ -82,24 +74,6 @@ impl Map {
         unsafe { slice::from_raw_parts(self.raw.as_ptr().add(start as usize), (end - start) as usize) }
     }
 
-    /// Writes bytes at `offset`, the first eight of them last, so that a process that ends on the way leaves a zero
-    /// length at `offset`: blank. The map must be writable, and `offset` a multiple of eight.
-    ///
-    /// # Panics
-    /// When the range is readable already or goes beyond the map: a bug of the caller.
-    pub(crate) fn write(&self, _key: &mut WriteKey, offset: u64, bytes: &[u8]) {
-        assert!(offset >= self.readable() && offset.is_multiple_of(8), "written bytes are never written again");
-        assert!(bytes.len() >= 8 && offset + bytes.len() as u64 <= self.len(), "a write beyond the map");
-        let first = u64::from_ne_bytes(bytes[..8].try_into().expect("eight bytes"));
-        // SAFETY: within the map (M1), not readable yet, and no other writer has the key (M2). The map begins at a page
-        // and `offset` is a multiple of eight, so the word is aligned.
-        unsafe {
-            let target = self.raw.as_mut_ptr().add(offset as usize);
-            target.add(8).copy_from_nonoverlapping(bytes[8..].as_ptr(), bytes.len() - 8);
-            AtomicU64::from_ptr(target.cast()).store(first, Ordering::Release);
-        }
-    }
-
     /// A live word, shared with other processes. `at` is a multiple of eight, within the map, never readable.
     pub(crate) fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(8) && at + 8 <= self.raw.len() && at as u64 >= self.readable());
@@ -108,22 +82,19 @@ impl Map {
         unsafe { AtomicU64::from_ptr(self.raw.as_mut_ptr().add(at).cast()) }
     }
 
-    /// Makes the pages of a range present, so that the first access to each need not. A hint.
-    pub(crate) fn populate(&self, range: Range<u64>, access: Access) {
+    /// Makes the pages of a range present for reading, so that the first access to each need not. A hint.
+    pub(crate) fn populate(&self, range: Range<u64>) {
         #[cfg(target_os = "linux")]
         {
             let start = range.start / PAGE * PAGE;
             let end = range.end.min(self.len());
-            let advice = match access {
-                Access::Read => memmap2::Advice::PopulateRead,
-                Access::Write => memmap2::Advice::PopulateWrite,
-            };
             if start < end {
+                let advice = memmap2::Advice::PopulateRead;
                 let _hint = self.raw.advise_range(advice, start as usize, (end - start) as usize);
             }
         }
         #[cfg(not(target_os = "linux"))]
-        let _no_such_hint = (range, access);
+        let _no_such_hint = range;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::format::frame::{self, ALIGN, Found, Frame};
 use crate::format::header::{self, Header};
 use crate::id::Position;
 use crate::segment::disk::{Directory, File};
-use crate::segment::map::{Access, Map, WriteKey};
+use crate::segment::map::{Access, Map};
 
 /// A segment that can be read, and written while it is the newest.
 #[derive(Debug)]
@@ -34,18 +34,7 @@ pub(crate) struct Segment {
 #[derive(Debug)]
 pub(crate) struct Pen {
     segment: Arc<Segment>,
-    key: WriteKey,
-    way: Way,
     end: u64,
-}
-
-/// How bytes get into the file; the table in the guide's chapter on the architecture says why there are two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Copied into the map: fastest, nothing is told about errors.
-    Map,
-    /// Handed to the kernel: errors come back, and a sync writes just these bytes.
-    Call,
 }
 
 impl Segment {
@@ -70,7 +59,7 @@ impl Segment {
         end: u64,
         last: Position,
     ) -> Result<Arc<Self>> {
-        let segment = Self::open(directory, first, Access::Read, Some(end))?.0;
+        let segment = Self::open(directory, first, Access::Read, Some(end))?;
         segment.allow(end);
         segment.set_written(end);
         segment.seal(last);
@@ -78,12 +67,7 @@ impl Segment {
     }
 
     /// Opens a segment file; nothing of it may be read yet.
-    pub(crate) fn open(
-        directory: &dyn Directory,
-        first: Position,
-        access: Access,
-        end: Option<u64>,
-    ) -> Result<(Self, WriteKey)> {
+    pub(crate) fn open(directory: &dyn Directory, first: Position, access: Access, end: Option<u64>) -> Result<Self> {
         let name = header::file_name(first);
         let file = directory.open(&name, access)?;
         let header = Self::read_header(directory, &name, &*file)?.map_err(|bad| bad_header(directory, &name, bad))?;
@@ -92,7 +76,7 @@ impl Segment {
             return Err(Error::not_a_store(&directory.path().join(&name), why));
         }
         let len = file.len()?;
-        let (map, key) = file.map(end.map_or(len, |end| len.min(end)), access)?;
+        let map = file.map(end.map_or(len, |end| len.min(end)), Access::Read)?;
         let segment = Self {
             header,
             name,
@@ -103,17 +87,11 @@ impl Segment {
             highest: AtomicU64::new(u64::MAX),
             durable: AtomicBool::new(false),
         };
-        Ok((segment, key))
+        Ok(segment)
     }
 
     /// Wraps a new file whose header, and the frames up to `end`, are written already.
-    pub(crate) fn created(
-        header: Header,
-        file: Arc<dyn File>,
-        (map, key): (Map, WriteKey),
-        way: Way,
-        end: u64,
-    ) -> (Arc<Self>, Pen) {
+    pub(crate) fn created(header: Header, file: Arc<dyn File>, map: Map, end: u64) -> (Arc<Self>, Pen) {
         let name = header::file_name(header.first);
         let segment = Self {
             header,
@@ -128,15 +106,15 @@ impl Segment {
         segment.map.allow(end);
         segment.set_written(end);
         let segment = Arc::new(segment);
-        (segment.clone(), Pen { segment, key, way, end })
+        (segment.clone(), Pen { segment, end })
     }
 
     /// Goes on writing where the frames end.
-    pub(crate) fn into_pen(self, key: WriteKey, way: Way, end: u64) -> (Arc<Self>, Pen) {
+    pub(crate) fn into_pen(self, end: u64) -> (Arc<Self>, Pen) {
         self.map.allow(end);
         self.set_written(end);
         let segment = Arc::new(self);
-        (segment.clone(), Pen { segment, key, way, end })
+        (segment.clone(), Pen { segment, end })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -215,7 +193,7 @@ impl Segment {
 
     /// Has the kernel make these bytes present, since they will be read next.
     pub(crate) fn read_ahead(&self, from: u64, to: u64) {
-        self.map.populate(from..to.min(self.written()), Access::Read);
+        self.map.populate(from..to.min(self.written()));
     }
 
     /// Raw bytes, as far as they may be read.
@@ -337,10 +315,7 @@ impl Pen {
 
     /// Writes whole frames behind the others. They can be read from then on.
     pub(crate) fn write(&mut self, frames: &[u8]) -> Result<()> {
-        match self.way {
-            Way::Map => self.segment.map.write(&mut self.key, self.end, frames),
-            Way::Call => self.segment.file.write_at(frames, self.end)?,
-        }
+        self.segment.file.write_at(frames, self.end)?;
         self.end += frames.len() as u64;
         self.segment.map.allow(self.end);
         Ok(())

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::format::limits;
-use crate::log::grow::{Manner, SMALLEST};
+use crate::log::grow::Manner;
 use crate::log::recover;
-use crate::segment::Way;
-use crate::segment::disk::{Directory, Disk, Prepared, RealDisk};
+use crate::segment::disk::{Disk, Prepared, RealDisk};
 use crate::store::{Inner, Store};
 use crate::sync::Owners;
 use crate::writer::Writer;
@@ -93,24 +92,21 @@ impl Options {
             let (what, why) = ("segment size", "it is not from 64 KiB to 16 GiB");
             return Err(Error::invalid(what, &self.segment_bytes.to_string(), why));
         }
-        let mut chosen = None;
-        let manner = |directory: &dyn Directory| *chosen.insert(self.manner(directory));
+        let manner = self.manner();
         let opened = recover::open_writer(&*self.disk, path.as_ref(), self.create, manner, &*self.clock)?;
-        let manner = chosen.expect("opening a store chooses its manner");
         let (log, recovery) = (opened.log.clone(), opened.recovery.clone());
         let writer = Writer::start(opened, manner, self.durability, self.staging_bytes, self.clock)?;
         Ok(Store { inner: Arc::new(Inner { log, writer: Some(writer), recovery, owners: Owners::default() }) })
     }
 
-    /// Maps are fastest but tell nothing about errors; where a sync is asked for, and on file systems where a map may
-    /// meet a full disk, the kernel is called instead.
-    fn manner(&self, directory: &dyn Directory) -> Manner {
-        let os = self.durability == Durability::Os;
+    /// A sync converts blocks that were only set aside, which costs more than writing zeroes ahead does; without syncs
+    /// the zeroes are wasted.
+    fn manner(&self) -> Manner {
+        let synced = self.durability == Durability::Sync;
         Manner {
-            way: if os && !directory.maps_may_fail() { Way::Map } else { Way::Call },
-            prepared: if os { Prepared::Allocated } else { Prepared::Zeroed },
-            synced: self.durability == Durability::Sync,
-            largest: self.segment_bytes.max(SMALLEST.min(self.segment_bytes)),
+            prepared: if synced { Prepared::Zeroed } else { Prepared::Allocated },
+            synced,
+            largest: self.segment_bytes,
         }
     }
 }

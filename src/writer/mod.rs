@@ -180,7 +180,10 @@ impl Shared {
     fn run(&self) {
         let mut unsynced_since: Option<Instant> = None;
         loop {
-            while guard(&self.turn).take(&self.staging, &self.log) {}
+            while self.staging.has_work() {
+                self.staging.gather();
+                guard(&self.turn).take(&self.staging, &self.log);
+            }
             if self.stopping.load(Ordering::Acquire) && !self.staging.has_work() {
                 return;
             }

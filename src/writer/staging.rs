@@ -15,6 +15,12 @@ use crate::writer::ticket::Group;
 /// How often the writer's thread looks for work before it parks.
 const SPINS: u32 = 1_000;
 
+/// While commits come in faster than one in a look, the writer's thread lets this many gather, for so many looks: a turn
+/// costs about as much for a hundred as for one. Whoever waits for an answer takes the turn instead of waiting for this.
+const GATHERED: usize = 256;
+const GATHER_LOOKS: u32 = 32;
+const GATHER_PAUSE: u32 = 64;
+
 /// What a caller does when there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Patience {
@@ -137,6 +143,22 @@ impl Staging {
         let mut inner = guard(&self.inner);
         inner.poked = true;
         self.wake(&mut inner);
+    }
+
+    /// Lets commits gather for a moment, as long as more keep coming.
+    pub(crate) fn gather(&self) {
+        let mut before = self.staged.load(Ordering::Relaxed);
+        for _ in 0..GATHER_LOOKS {
+            if before == 0 || before >= GATHERED {
+                return;
+            }
+            (0..GATHER_PAUSE).for_each(|_| std::hint::spin_loop());
+            let now = self.staged.load(Ordering::Relaxed);
+            if now <= before {
+                return;
+            }
+            before = now;
+        }
     }
 
     /// Waits until there may be work: something staged, a poke, or the patience over.
