@@ -72,13 +72,14 @@ impl Writer {
         let log = opened.log.clone();
         let housekeeping = Housekeeping::start(log.clone(), manner)?;
         let turn = Turn::new(opened, manner, durability, clock, housekeeping.orders());
-        let shared = Arc::new(Shared {
+        let fork = ForkGuard::new().map_err(|error| Error::io("map", log.directory.path(), error))?;
+        let shared = Arc::new_cyclic(|shared| Shared {
             log: log.clone(),
-            staging: Staging::new(staging_bytes),
+            staging: Staging::new(staging_bytes, shared.clone()),
             turn: Mutex::new(turn),
             durability,
             syncing: Mutex::new(()),
-            fork: ForkGuard::new().map_err(|error| Error::io("map", log.directory.path(), error))?,
+            fork,
             stopping: AtomicBool::new(false),
             timer_runs: AtomicBool::new(false),
         });
@@ -138,14 +139,14 @@ impl Shared {
         if self.fork.is_child() { Err(FORKED) } else { Ok(()) }
     }
 
-    fn stage(self: &Arc<Self>, commit: &Commit, patience: Patience, wake: bool) -> Result<Ticket> {
+    fn stage(&self, commit: &Commit, patience: Patience, wake: bool) -> Result<Ticket> {
         self.check_process()?;
         if is_in_rule() {
             return Err(Error::ReadOnly { why: "a rule runs on the writer's turn and may not append" });
         }
         commit.check()?;
         let (group, at) = self.staging.stage(commit, patience, wake)?;
-        Ok(Ticket::new(self.clone(), group, at))
+        Ok(Ticket::new(group, at))
     }
 
     /// Takes the writer's place for a few turns, if it is free, until `done`.

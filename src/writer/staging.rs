@@ -3,12 +3,13 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::frame;
 use crate::sync::guard;
+use crate::writer::Shared;
 use crate::writer::commit::{Commit, Conditions};
 use crate::writer::ticket::Group;
 
@@ -53,6 +54,8 @@ pub(crate) struct Staging {
     work: Condvar,
     room: Condvar,
     limit: usize,
+    /// For the groups' tickets.
+    shared: Weak<Shared>,
 }
 
 #[derive(Debug, Default)]
@@ -67,8 +70,17 @@ struct Inner {
 
 impl Staging {
     /// A buffer that holds up to `limit` bytes, or one commit that is larger.
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { inner: Mutex::default(), staged: AtomicUsize::new(0), work: Condvar::new(), room: Condvar::new(), limit }
+    pub(crate) fn new(limit: usize, shared: Weak<Shared>) -> Self {
+        let group = Arc::new(Group::new(shared.clone()));
+        let inner = Inner { staged: Staged { group, ..Staged::default() }, ..Inner::default() };
+        Self {
+            inner: Mutex::new(inner),
+            staged: AtomicUsize::new(0),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            limit,
+            shared,
+        }
     }
 
     /// Adds a commit, and tells its group and its place there. `wake` the writer's thread, if nobody else will.
@@ -118,7 +130,7 @@ impl Staging {
         }
         taken.bytes.clear();
         taken.commits.clear();
-        taken.group = Arc::default();
+        taken.group = Arc::new(Group::new(self.shared.clone()));
         let mut inner = guard(&self.inner);
         std::mem::swap(taken, &mut inner.staged);
         self.staged.store(0, Ordering::Release);

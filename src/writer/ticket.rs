@@ -1,6 +1,6 @@
 //! The answer to a submitted commit, and the group that answers come in.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -51,11 +51,17 @@ pub(crate) type Outcome = Result<Receipt, Box<Error>>;
 /// The commits that one turn takes together, and their answers: one allocation and one wake for all of them.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
+    /// Here and not in each ticket, so that a ticket costs one reference count. Gone only when all is answered.
+    shared: Weak<Shared>,
     answers: OnceLock<Vec<Outcome>>,
     answered: Gate,
 }
 
 impl Group {
+    pub(crate) fn new(shared: Weak<Shared>) -> Self {
+        Self { shared, ..Self::default() }
+    }
+
     /// Gives the answers, in the order of the commits.
     pub(crate) fn answer(&self, answers: Vec<Outcome>) {
         let _only_once = self.answers.set(answers);
@@ -70,14 +76,13 @@ impl Group {
 /// A commit on its way. Dropping it changes nothing: the commit is written all the same.
 #[derive(Debug)]
 pub struct Ticket {
-    shared: Arc<Shared>,
     group: Arc<Group>,
     at: u32,
 }
 
 impl Ticket {
-    pub(crate) fn new(shared: Arc<Shared>, group: Arc<Group>, at: u32) -> Self {
-        Self { shared, group, at }
+    pub(crate) fn new(group: Arc<Group>, at: u32) -> Self {
+        Self { group, at }
     }
 
     /// Waits until the commit is written as the store's durability asks, or refused.
@@ -87,10 +92,11 @@ impl Ticket {
     /// became of the commit shows when the store is opened again.
     pub fn wait(self) -> Result<Receipt> {
         while !self.group.is_answered() {
-            if self.shared.lead(|| self.group.is_answered()) {
+            let Some(shared) = self.group.shared.upgrade() else { break };
+            if shared.lead(|| self.group.is_answered()) {
                 break;
             }
-            self.shared.wake_writer();
+            shared.wake_writer();
             self.group.answered.wait(0, Duration::MAX, || false);
         }
         self.poll().unwrap_or(Err(Error::Closed))
