@@ -133,7 +133,9 @@ fn sync_in_flight(criterion: &mut Criterion) {
                     tickets.pop_front().unwrap().wait().unwrap();
                 }
             }
-            tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+            for ticket in tickets {
+                ticket.wait().unwrap();
+            }
         });
     });
     group.finish();
@@ -163,7 +165,9 @@ fn read(criterion: &mut Criterion) {
                 if batch.is_empty() {
                     break;
                 }
-                batch.iter().for_each(|event| drop(black_box((event.position(), event.payload().len()))));
+                for event in &batch {
+                    black_box((event.position(), event.payload().len()));
+                }
             }
         });
     });

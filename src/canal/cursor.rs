@@ -321,7 +321,9 @@ mod tests {
     fn a_seek_counts_though_the_cursor_acknowledged_before_it_noticed() {
         let path = std::env::temp_dir().join(format!("towpath-cursor-{}", std::process::id()));
         let store = Store::open(&path).unwrap();
-        (0..3).for_each(|_| drop(store.append("cart-1", NewEvent::new("opened", "")).unwrap()));
+        for _ in 0..3 {
+            store.append("cart-1", NewEvent::new("opened", "")).unwrap();
+        }
         let mut cursor = store.cursor("mail").open().unwrap();
         cursor.pull_batch(3, Duration::ZERO).unwrap();
 

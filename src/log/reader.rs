@@ -127,7 +127,6 @@ impl Reader {
     /// [`Error::Damaged`] for a damaged stretch; the next call goes on behind it. [`Error::Expired`] when it was to begin
     /// before the oldest event that is kept. [`Error::Io`] and [`Error::NotAStore`] when a segment cannot be opened;
     /// then it has ended.
-    #[expect(clippy::should_implement_trait, reason = "an iterator's items may not borrow from it")]
     #[inline]
     pub fn next_borrowed(&mut self) -> Option<Result<Event<'_>>> {
         let found = match &mut self.course {

@@ -7,7 +7,7 @@ use crate::format::PAGE;
 use crate::format::frame::{Found, padded};
 use crate::format::index::{SPARSE, Unit};
 use crate::format::term::{Kind, Term};
-use crate::id::{Position, Timestamp};
+use crate::id::{Position, Revision, Timestamp};
 use crate::log::Log;
 use crate::log::parts::Part;
 use crate::log::terms::{self, Filter};
@@ -384,6 +384,45 @@ pub(crate) fn latest(log: &Log, kind: Kind, text: &[u8], until: Position) -> Res
         part = log.parts.before(here.segment.first())?;
     }
     Ok(None)
+}
+
+/// The event with a revision of a stream, up to `until`. Looks at two frames a part, not at the stream.
+///
+/// Revisions are dense, so the first one in a part tells which of the stream's frames there has the one asked for. Where
+/// damage or two names with one hash break that, the part is walked.
+pub(crate) fn by_revision(
+    log: &Log,
+    stream: &str,
+    revision: Revision,
+    until: Position,
+) -> Result<Option<(Arc<Part>, Step)>> {
+    let term = Term::of(Kind::Stream, stream.as_bytes());
+    let filter = Filter::Exactly(Kind::Stream, stream.as_bytes().to_vec());
+    let (mut part, mut lost) = (Some(log.parts.newest()), None);
+    while let Some(here) = part {
+        let limit = here.segment.written();
+        let units = here.index.postings(term, PAGE as u64, limit);
+        let look = |unit: &Unit| look_at(&here, &filter, unit.offset(), limit);
+        let revision_of = |step: &Step| match step {
+            Step::Event { offset, len, position } if *position <= until => {
+                Some(here.segment.frame(*offset, *len).revision())
+            }
+            Step::Event { .. } | Step::Damaged(_) => None,
+        };
+        let is_it = |step: &Step| revision_of(step) == Some(revision);
+        let damaged = || units.iter().filter_map(look).find(|step| matches!(step, Step::Damaged(_)));
+        match units.iter().filter_map(look).find_map(|step| revision_of(&step)) {
+            Some(begins) if begins <= revision => {
+                let nth = (revision.get() - begins.get()) as usize;
+                let direct = units.get(nth).and_then(look).filter(is_it);
+                let found = direct.or_else(|| units.iter().filter_map(look).find(is_it)).or_else(damaged);
+                return Ok(found.map(|step| (here.clone(), step)));
+            }
+            _ => lost = lost.or_else(|| damaged().map(|step| (here.clone(), step))),
+        }
+        part = log.parts.before(here.segment.first())?;
+    }
+    Ok(lost)
 }
 
 /// What stands at a frame that an index named: an event that passes the filter, damage, or nothing of interest.

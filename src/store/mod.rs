@@ -208,14 +208,11 @@ impl Store {
         if revision == Revision::ABSENT {
             return Ok(None);
         }
-        let mut reader = self.read_filtered(Filter::Exactly(Kind::Stream, stream.as_bytes().to_vec()));
-        while let Some(event) = reader.next_borrowed() {
-            let event = event?;
-            if event.revision() == revision {
-                return Ok(Some(event.into_owned()));
-            }
+        match walk::by_revision(&self.inner.log, stream, revision, self.head())? {
+            Some((part, Step::Event { offset, len, .. })) => Ok(Some(owned(&part, offset, len))),
+            Some((_, Step::Damaged(damage))) => Err(Error::Damaged(*damage)),
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// The event with an id. An id that is a place in another store gives `None`; of several events that were given one

@@ -1,9 +1,11 @@
 //! The way of an event from the caller into the log: staged by the caller's thread, taken in groups by one writer's
 //! turn, answered through tickets. The guide's page on the architecture has the picture.
 
+mod check;
 pub(crate) mod commit;
 pub(crate) mod durability;
 pub(crate) mod housekeeping;
+mod roll;
 pub(crate) mod staging;
 pub(crate) mod streams;
 pub(crate) mod ticket;
@@ -22,12 +24,13 @@ use crate::log::recover::Opened;
 use crate::log::{Log, Side};
 use crate::segment::map::ForkGuard;
 use crate::sync::guard;
+use crate::writer::check::is_in_rule;
 use crate::writer::commit::Commit;
 use crate::writer::durability::Durability;
 use crate::writer::housekeeping::Housekeeping;
 use crate::writer::staging::{Patience, Staging};
 use crate::writer::ticket::{Receipt, Ticket};
-use crate::writer::turn::{Turn, is_in_rule};
+use crate::writer::turn::Turn;
 
 /// How many turns in a row a waiting caller takes before it leaves the rest to the writer's thread.
 const LED_TURNS: u32 = 4;

@@ -1,75 +1,55 @@
 //! The writer's turn: one group commit. A plain function of its state, run by whoever holds it: the writer's thread, or
 //! a caller that waits anyway.
 
-use std::cell::Cell;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::event::draft::Expected;
 use crate::format::control::Control;
-use crate::format::frame::{self, Found, Place, Staged as StagedFrame, flag};
-use crate::format::header::Previous;
-use crate::format::term::{Kind, Term};
+use crate::format::frame::{self, Place, Staged as StagedFrame, flag};
 use crate::id::{Position, Revision, Timestamp};
 use crate::log::Log;
-use crate::log::grow::{self, Beginning, Manner, Spare};
-use crate::log::parts::Part;
+use crate::log::grow::Manner;
 use crate::log::recover::Opened;
-use crate::log::terms::Filter;
-use crate::log::walk::{self, Step, Walk};
 use crate::segment::{Pen, Segment};
 use crate::sync::guard;
-use crate::writer::commit::Conditions;
 use crate::writer::durability::Durability;
 use crate::writer::housekeeping::Orders;
 use crate::writer::staging::{Pending, Staged, Staging};
 use crate::writer::streams::Streams;
 use crate::writer::ticket::{Outcome, Receipt};
-use crate::writer::view::{Proposal, View, frames, revision};
 
 /// A store that is closed with more than this in its newest segment begins a new one, so that opening it again reads
 /// little.
 const CLOSE_ROLLS_ABOVE: u64 = 4 << 20;
 
-thread_local! {
-    /// Whether a caller's rule runs on this thread, which must not append then.
-    static IN_RULE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread runs a caller's rule.
-pub(crate) fn is_in_rule() -> bool {
-    IN_RULE.get()
-}
-
 /// The state of the writer.
 pub(crate) struct Turn {
-    pen: Pen,
-    next: Position,
-    last_crc: u32,
-    last_time: Timestamp,
-    streams: Streams,
-    manner: Manner,
-    durability: Durability,
-    clock: Arc<dyn Clock>,
-    orders: Orders,
+    pub(super) pen: Pen,
+    pub(super) next: Position,
+    pub(super) last_crc: u32,
+    pub(super) last_time: Timestamp,
+    pub(super) streams: Streams,
+    pub(super) manner: Manner,
+    pub(super) durability: Durability,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) orders: Orders,
     /// Bytes of log before the newest segment, to choose the size of the next.
-    log_bytes: u64,
+    pub(super) log_bytes: u64,
     /// Segments behind the newest that may not be on the disk yet.
-    unsynced: Vec<Arc<Segment>>,
+    pub(super) unsynced: Vec<Arc<Segment>>,
     /// Whether everything written is on the disk.
-    all_durable: bool,
+    pub(super) all_durable: bool,
     /// Whether a segment got its name without the directory being synced.
-    names_unsynced: bool,
+    pub(super) names_unsynced: bool,
     /// Whether the segment after the newest is being made ready.
-    spare_is_ordered: bool,
+    pub(super) spare_is_ordered: bool,
     /// Whether the store was closed in good order before, and nothing was written since.
-    untouched: bool,
+    pub(super) untouched: bool,
     /// Why nothing is written any more.
-    stopped: Option<String>,
-    staged: Staged,
+    pub(super) stopped: Option<String>,
+    pub(super) staged: Staged,
 }
 
 /// Frames of the group that are finished and not written yet: the bytes of commits that follow each other.
@@ -190,61 +170,6 @@ impl Turn {
         Ok(Verdict::Write)
     }
 
-    /// Idempotency key, expected revisions, append condition, the caller's rule, in this order.
-    fn check(&mut self, conditions: &Conditions, proposed: &[u8], log: &Arc<Log>) -> Result<Option<Receipt>> {
-        let head = self.next.previous();
-        if let Some(key) = &conditions.key
-            && let Some(receipt) = written_before(log, key, proposed, head)?
-        {
-            return Ok(Some(receipt));
-        }
-        for (stream, expected) in &conditions.expected {
-            self.check_revision(stream, *expected, log)?;
-        }
-        if let Some(condition) = &conditions.condition
-            && condition.after < head
-        {
-            let mut walk = Walk::new(log, Filter::Query(condition.unless.clone()), condition.after.next())?;
-            match walk.step(log, head)? {
-                Some(Step::Event { position, .. }) => {
-                    return Err(Error::ConditionFailed { after: condition.after, found: position });
-                }
-                Some(Step::Damaged(damage)) => return Err(Error::Damaged(*damage)),
-                None => {}
-            }
-        }
-        if let Some(rule) = &conditions.rule {
-            IN_RULE.set(true);
-            let said = catch_unwind(AssertUnwindSafe(|| rule(&Proposal::new(proposed), &View::new(log, head))));
-            IN_RULE.set(false);
-            let said = said.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_text(&*panic))));
-            said.map_err(|reason| Error::Refused { reason })?;
-        }
-        Ok(None)
-    }
-
-    fn check_revision(&mut self, stream: &str, expected: Expected, log: &Log) -> Result<()> {
-        let term = Term::of(Kind::Stream, stream.as_bytes());
-        let actual = self.revision(term, stream, log)?;
-        if expected.allows(actual) {
-            return Ok(());
-        }
-        Err(Error::Conflict { stream: stream.to_owned(), expected, actual })
-    }
-
-    /// Where a stream stands, what was finished and not written yet included.
-    fn revision(&mut self, term: Term, stream: &str, log: &Log) -> Result<Revision> {
-        if let Some(revision) = self.streams.get(term, stream.as_bytes()) {
-            return Ok(revision);
-        }
-        if self.streams.is_complete {
-            return Ok(Revision::ABSENT);
-        }
-        let revision = revision(log, stream, self.next.previous())?;
-        self.streams.set(term, stream.as_bytes(), revision);
-        Ok(revision)
-    }
-
     /// Gives the frames of a commit their places. When a stream cannot be looked up, what was finished before is
     /// written, and the commit is refused.
     fn finish(&mut self, commit: &Pending, group: &mut Group<'_>, log: &Arc<Log>) -> Result<Receipt> {
@@ -357,82 +282,6 @@ impl Turn {
                 }
             }
         }
-    }
-
-    /// Goes on in a new segment with room for `needed` bytes. On error nothing has changed.
-    fn roll(&mut self, needed: u64, log: &Log) -> Result<()> {
-        let needed = needed + self.state_size(log);
-        let spare = match self.orders.spare(needed) {
-            Some(spare) => spare,
-            None => {
-                let size = grow::next_size(self.log_bytes, needed, self.manner.largest);
-                Spare::prepare(&*log.directory, size, self.manner)?
-            }
-        };
-        self.go_on_in(spare, log)
-    }
-
-    /// Has the next segment made ready once this one is half full, so that short visits to a store cost nothing.
-    fn order_spare(&mut self) {
-        let capacity = self.pen.segment().capacity();
-        if !self.spare_is_ordered && self.pen.end() > capacity / 2 {
-            self.spare_is_ordered = true;
-            self.orders.prepare(grow::next_size(self.log_bytes + capacity, 0, self.manner.largest));
-        }
-    }
-
-    /// Goes on in a new segment that is as small as can be: the store is about to be closed.
-    fn roll_small(&mut self, log: &Log) -> Result<()> {
-        let needed = self.state_size(log);
-        let _too_large = self.orders.spare(0);
-        let spare = Spare::prepare(&*log.directory, grow::next_size(0, needed, self.manner.largest), self.manner)?;
-        self.go_on_in(spare, log)
-    }
-
-    fn state_size(&self, log: &Log) -> u64 {
-        grow::state_size(&guard(&log.state).records(log.parts.firsts()))
-    }
-
-    fn go_on_in(&mut self, spare: Spare, log: &Log) -> Result<()> {
-        let old = self.pen.segment().clone();
-        let has_events = self.next > old.first();
-        let mut firsts = log.parts.firsts();
-        if !has_events {
-            firsts.pop();
-        }
-        let records = guard(&log.state).records(firsts);
-        let previous = if has_events {
-            Some(Previous { first: old.first(), end: self.pen.end(), last_crc: self.last_crc })
-        } else {
-            old.header.previous
-        };
-        let beginning = Beginning {
-            store: log.store,
-            first: self.next,
-            previous,
-            durable: log.durable(),
-            time: self.last_time,
-            records,
-        };
-        let (segment, pen) = spare.begin(&*log.directory, beginning, self.manner)?;
-        let part = Part::new(segment);
-        self.log_bytes += self.pen.end();
-        self.pen = pen;
-        self.last_crc = 0;
-        self.spare_is_ordered = false;
-        self.names_unsynced |= !self.manner.synced;
-        self.all_durable = false;
-        if has_events {
-            let sealed = log.parts.newest();
-            log.parts.push(part);
-            old.seal(self.next.previous());
-            self.unsynced.retain(|segment| !segment.is_durable());
-            self.unsynced.push(old);
-            self.orders.seal(sealed);
-        } else {
-            log.parts.replace_newest(part);
-        }
-        Ok(())
     }
 
     /// Where the written frames end in the newest segment.
@@ -549,33 +398,6 @@ impl std::fmt::Debug for Turn {
     }
 }
 
-/// The receipt of the commit that bears this key, if there is one and its content is what is proposed.
-fn written_before(log: &Log, key: &str, proposed: &[u8], head: Position) -> Result<Option<Receipt>> {
-    let Some((part, mut offset, _)) = walk::latest(log, Kind::Key, key.as_bytes(), head)? else { return Ok(None) };
-    let segment = &part.segment;
-    let mut receipt: Option<Receipt> = None;
-    let mut proposed = frames(proposed).peekable();
-    while let Some(frame) = proposed.next() {
-        let stored = match segment.find(offset, segment.written()) {
-            Found::Frame(stored) => stored,
-            Found::Blank | Found::Bad(_) => {
-                let what = "the commit of an idempotency key is not whole";
-                return Err(Error::Damaged(segment.damage(offset, segment.written(), head, what)));
-            }
-        };
-        let first = receipt.map_or(stored.position(), |receipt| receipt.first);
-        if !stored.has_content_of(&frame) || stored.has_more() != proposed.peek().is_some() {
-            return Err(Error::KeyReused { key: key.to_owned(), first });
-        }
-        if !stored.is_control() {
-            let (last, revision) = (stored.position(), stored.revision());
-            receipt = Some(Receipt { first, last, revision, time: stored.time(), duplicate: true });
-        }
-        offset += stored.stride() as u64;
-    }
-    Ok(receipt)
-}
-
 /// An error and what lies under it, in one sentence.
 fn in_full(error: &Error) -> String {
     let mut text = error.to_string();
@@ -585,9 +407,4 @@ fn in_full(error: &Error) -> String {
         source = error.source();
     }
     text
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("with something that is no text")
 }

@@ -1,0 +1,122 @@
+//! What must hold for a commit to be written, looked at on the writer's turn, so that nobody writes in between.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::event::draft::Expected;
+use crate::format::frame::Found;
+use crate::format::term::{Kind, Term};
+use crate::id::{Position, Revision};
+use crate::log::Log;
+use crate::log::terms::Filter;
+use crate::log::walk::{self, Step, Walk};
+use crate::writer::commit::Conditions;
+use crate::writer::ticket::Receipt;
+use crate::writer::turn::Turn;
+use crate::writer::view::{Proposal, View, frames, revision};
+
+thread_local! {
+    /// Whether a caller's rule runs on this thread, which must not append then.
+    static IN_RULE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread runs a caller's rule.
+pub(crate) fn is_in_rule() -> bool {
+    IN_RULE.get()
+}
+
+impl Turn {
+    /// Idempotency key, expected revisions, append condition, the caller's rule, in this order.
+    pub(super) fn check(
+        &mut self,
+        conditions: &Conditions,
+        proposed: &[u8],
+        log: &Arc<Log>,
+    ) -> Result<Option<Receipt>> {
+        let head = self.next.previous();
+        if let Some(key) = &conditions.key
+            && let Some(receipt) = written_before(log, key, proposed, head)?
+        {
+            return Ok(Some(receipt));
+        }
+        for (stream, expected) in &conditions.expected {
+            self.check_revision(stream, *expected, log)?;
+        }
+        if let Some(condition) = &conditions.condition
+            && condition.after < head
+        {
+            let mut walk = Walk::new(log, Filter::Query(condition.unless.clone()), condition.after.next())?;
+            match walk.step(log, head)? {
+                Some(Step::Event { position, .. }) => {
+                    return Err(Error::ConditionFailed { after: condition.after, found: position });
+                }
+                Some(Step::Damaged(damage)) => return Err(Error::Damaged(*damage)),
+                None => {}
+            }
+        }
+        if let Some(rule) = &conditions.rule {
+            IN_RULE.set(true);
+            let said = catch_unwind(AssertUnwindSafe(|| rule(&Proposal::new(proposed), &View::new(log, head))));
+            IN_RULE.set(false);
+            let said = said.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_text(&*panic))));
+            said.map_err(|reason| Error::Refused { reason })?;
+        }
+        Ok(None)
+    }
+
+    fn check_revision(&mut self, stream: &str, expected: Expected, log: &Log) -> Result<()> {
+        let term = Term::of(Kind::Stream, stream.as_bytes());
+        let actual = self.revision(term, stream, log)?;
+        if expected.allows(actual) {
+            return Ok(());
+        }
+        Err(Error::Conflict { stream: stream.to_owned(), expected, actual })
+    }
+
+    /// Where a stream stands, what was finished and not written yet included.
+    pub(super) fn revision(&mut self, term: Term, stream: &str, log: &Log) -> Result<Revision> {
+        if let Some(revision) = self.streams.get(term, stream.as_bytes()) {
+            return Ok(revision);
+        }
+        if self.streams.is_complete {
+            return Ok(Revision::ABSENT);
+        }
+        let revision = revision(log, stream, self.next.previous())?;
+        self.streams.set(term, stream.as_bytes(), revision);
+        Ok(revision)
+    }
+}
+
+/// The receipt of the commit that bears this key, if there is one and its content is what is proposed.
+fn written_before(log: &Log, key: &str, proposed: &[u8], head: Position) -> Result<Option<Receipt>> {
+    let Some((part, mut offset, _)) = walk::latest(log, Kind::Key, key.as_bytes(), head)? else { return Ok(None) };
+    let segment = &part.segment;
+    let mut receipt: Option<Receipt> = None;
+    let mut proposed = frames(proposed).peekable();
+    while let Some(frame) = proposed.next() {
+        let stored = match segment.find(offset, segment.written()) {
+            Found::Frame(stored) => stored,
+            Found::Blank | Found::Bad(_) => {
+                let what = "the commit of an idempotency key is not whole";
+                return Err(Error::Damaged(segment.damage(offset, segment.written(), head, what)));
+            }
+        };
+        let first = receipt.map_or(stored.position(), |receipt| receipt.first);
+        if !stored.has_content_of(&frame) || stored.has_more() != proposed.peek().is_some() {
+            return Err(Error::KeyReused { key: key.to_owned(), first });
+        }
+        if !stored.is_control() {
+            let (last, revision) = (stored.position(), stored.revision());
+            receipt = Some(Receipt { first, last, revision, time: stored.time(), duplicate: true });
+        }
+        offset += stored.stride() as u64;
+    }
+    Ok(receipt)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("with something that is no text")
+}

@@ -1,0 +1,87 @@
+//! Going on in a new segment.
+
+use crate::error::Result;
+use crate::format::header::Previous;
+use crate::log::Log;
+use crate::log::grow::{self, Beginning, Spare};
+use crate::log::parts::Part;
+use crate::sync::guard;
+use crate::writer::turn::Turn;
+
+impl Turn {
+    /// Goes on in a new segment with room for `needed` bytes. On error nothing has changed.
+    pub(super) fn roll(&mut self, needed: u64, log: &Log) -> Result<()> {
+        let needed = needed + self.state_size(log);
+        let spare = match self.orders.spare(needed) {
+            Some(spare) => spare,
+            None => {
+                let size = grow::next_size(self.log_bytes, needed, self.manner.largest);
+                Spare::prepare(&*log.directory, size, self.manner)?
+            }
+        };
+        self.go_on_in(spare, log)
+    }
+
+    /// Has the next segment made ready once this one is half full, so that short visits to a store cost nothing.
+    pub(super) fn order_spare(&mut self) {
+        let capacity = self.pen.segment().capacity();
+        if !self.spare_is_ordered && self.pen.end() > capacity / 2 {
+            self.spare_is_ordered = true;
+            self.orders.prepare(grow::next_size(self.log_bytes + capacity, 0, self.manner.largest));
+        }
+    }
+
+    /// Goes on in a new segment that is as small as can be: the store is about to be closed.
+    pub(super) fn roll_small(&mut self, log: &Log) -> Result<()> {
+        let needed = self.state_size(log);
+        let _too_large = self.orders.spare(0);
+        let spare = Spare::prepare(&*log.directory, grow::next_size(0, needed, self.manner.largest), self.manner)?;
+        self.go_on_in(spare, log)
+    }
+
+    fn state_size(&self, log: &Log) -> u64 {
+        grow::state_size(&guard(&log.state).records(log.parts.firsts()))
+    }
+
+    fn go_on_in(&mut self, spare: Spare, log: &Log) -> Result<()> {
+        let old = self.pen.segment().clone();
+        let has_events = self.next > old.first();
+        let mut firsts = log.parts.firsts();
+        if !has_events {
+            firsts.pop();
+        }
+        let records = guard(&log.state).records(firsts);
+        let previous = if has_events {
+            Some(Previous { first: old.first(), end: self.pen.end(), last_crc: self.last_crc })
+        } else {
+            old.header.previous
+        };
+        let beginning = Beginning {
+            store: log.store,
+            first: self.next,
+            previous,
+            durable: log.durable(),
+            time: self.last_time,
+            records,
+        };
+        let (segment, pen) = spare.begin(&*log.directory, beginning, self.manner)?;
+        let part = Part::new(segment);
+        self.log_bytes += self.pen.end();
+        self.pen = pen;
+        self.last_crc = 0;
+        self.spare_is_ordered = false;
+        self.names_unsynced |= !self.manner.synced;
+        self.all_durable = false;
+        if has_events {
+            let sealed = log.parts.newest();
+            log.parts.push(part);
+            old.seal(self.next.previous());
+            self.unsynced.retain(|segment| !segment.is_durable());
+            self.unsynced.push(old);
+            self.orders.seal(sealed);
+        } else {
+            log.parts.replace_newest(part);
+        }
+        Ok(())
+    }
+}
