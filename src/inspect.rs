@@ -265,7 +265,7 @@ impl Check {
 
     /// The segment behind this one has to know where it ends.
     fn follows(&mut self, log: &Log, part: &Part) -> Result<()> {
-        let Some(following) = log.parts.after(part.segment.first())? else { return Ok(()) };
+        let Some(following) = log.parts.after(part)? else { return Ok(()) };
         let fits = following.segment.header.previous.is_some_and(|previous| {
             previous.first == part.segment.first()
                 && previous.end == part.segment.written()

@@ -17,8 +17,6 @@ const CRC: Range<usize> = 40..44; // over everything before it
 
 /// The live words, outside the CRC, each 8 bytes and written at once. While a segment is changed, `END` is 0.
 pub(crate) mod word {
-    /// Since when the lock is held: under the CRC, written once by each writer.
-    pub(crate) const SINCE: usize = super::SINCE.start;
     /// The first position of the newest segment.
     pub(crate) const SEGMENT: usize = 2048;
     /// Where the published frames of that segment end.
@@ -29,6 +27,8 @@ pub(crate) mod word {
     pub(crate) const DURABLE: usize = 2072;
     /// After a close in good order: where the closing record ends. 0 while somebody writes.
     pub(crate) const CLOSED: usize = 2080;
+    /// The nonce of the newest segment: another file of the same name has another one.
+    pub(crate) const NONCE: usize = 2088;
 }
 
 /// Who writes.

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::format::PAGE;
+use crate::format::frame::Nonce;
 use crate::format::lock::{self, Holder, NAME, word};
-use crate::id::{Position, Timestamp};
+use crate::id::Position;
 use crate::segment::disk::{Directory, File, Prepared};
 use crate::segment::map::{Access, Map};
 
@@ -15,10 +16,12 @@ use crate::segment::map::{Access, Map};
 const PROBES_PASS: Duration = Duration::from_secs(2);
 
 /// How far a writer has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// The first position of the newest segment.
     pub(crate) segment: Position,
+    /// Its nonce.
+    pub(crate) nonce: Nonce,
     /// Where its published frames end.
     pub(crate) end: u64,
     pub(crate) head: Position,
@@ -46,8 +49,6 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(crate) struct Seen {
     map: Map,
-    /// Since when the writer holds it, to notice another one.
-    since: u64,
 }
 
 /// What the lock file says, if there is a sound one. Says nothing about whether its process lives.
@@ -59,6 +60,7 @@ pub(crate) fn read(directory: &dyn Directory) -> Option<Left> {
     let number = |at: usize| crate::format::u64_at(&page, at);
     let progress = Progress {
         segment: Position::new(number(word::SEGMENT)),
+        nonce: Nonce(number(word::NONCE) as u32),
         end: number(word::END),
         head: Position::new(number(word::HEAD)),
         durable: Position::new(number(word::DURABLE)),
@@ -88,10 +90,7 @@ impl Held {
         let map = file.map(PAGE as u64, Access::Write)?;
         let held = Self { map, file };
         held.store(word::END, 0);
-        // Readers tell writers apart by this, also when the clock stands still or goes back.
-        let before = held.map.word(word::SINCE).load(Ordering::SeqCst);
-        let since = Timestamp::from_nanos(holder.since.as_nanos().max(before.saturating_add(1)));
-        held.file.write_at(&lock::encode(&Holder { since, ..*holder })[..word::SEGMENT], 0)?;
+        held.file.write_at(&lock::encode(holder)[..word::SEGMENT], 0)?;
         held.store(word::CLOSED, 0);
         // Before anything is written: after a power cut an old word must not call the end good that the log had before.
         held.file.sync()?;
@@ -100,9 +99,10 @@ impl Held {
 
     /// Tells readers in other processes how far they may read.
     pub(crate) fn publish(&self, progress: Progress) {
-        if self.map.word(word::SEGMENT).load(Ordering::Relaxed) != progress.segment.get() {
+        if self.map.word(word::NONCE).load(Ordering::Relaxed) != u64::from(progress.nonce.0) {
             self.store(word::END, 0);
             self.store(word::SEGMENT, progress.segment.get());
+            self.store(word::NONCE, u64::from(progress.nonce.0));
         }
         self.store(word::HEAD, progress.head.get());
         self.store(word::DURABLE, progress.durable.get());
@@ -136,30 +136,26 @@ impl Seen {
         if file.len()? < PAGE as u64 || file.lock()? {
             return Ok(None);
         }
-        let map = file.map(PAGE as u64, Access::Read)?;
-        let since = map.word(word::SINCE).load(Ordering::SeqCst);
-        Ok(Some(Self { map, since }))
+        Ok(Some(Self { map: file.map(PAGE as u64, Access::Read)? }))
     }
 
-    /// How far the writer has come, and whether it is another one than when that was asked last. `None` while it begins or
-    /// changes segments; then nothing was asked.
-    pub(crate) fn look(&mut self) -> Option<(Progress, bool)> {
+    /// How far the writer has come. `None` while it begins or changes segments.
+    pub(crate) fn progress(&self) -> Option<Progress> {
         let load = |at: usize| self.map.word(at).load(Ordering::SeqCst);
-        let since = load(word::SINCE);
-        let segment = load(word::SEGMENT);
-        let end = load(word::END);
+        let (nonce, segment, end) = (load(word::NONCE), load(word::SEGMENT), load(word::END));
         let (head, durable) = (load(word::HEAD), load(word::DURABLE));
-        let steady = load(word::SEGMENT) == segment && load(word::END) >= end && load(word::SINCE) == since;
-        if end == 0 || segment == 0 || !steady {
+        // The end is 0 from before the segment changes until after: an end that is not, between two looks at one nonce,
+        // belongs to that segment.
+        if end == 0 || load(word::NONCE) != nonce || load(word::SEGMENT) != segment {
             return None;
         }
-        let progress = Progress {
+        Some(Progress {
             segment: Position::new(segment),
+            nonce: Nonce(nonce as u32),
             end,
             head: Position::new(head),
             durable: Position::new(durable),
-        };
-        Some((progress, std::mem::replace(&mut self.since, since) != since))
+        })
     }
 }
 
@@ -172,28 +168,28 @@ fn make(directory: &dyn Directory) -> Result<Arc<dyn File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::StoreId;
+    use crate::id::{StoreId, Timestamp};
     use crate::segment::disk::{Disk, RealDisk};
 
-    /// A reader that looks while a new writer has the lock and has published nothing yet must not forget that it is new.
     #[test]
-    fn a_reader_that_looked_too_early_still_learns_of_another_writer_though_the_clock_stood_still() {
+    fn a_reader_that_looks_while_a_writer_begins_sees_nothing_and_then_its_segment() {
         let path = std::env::temp_dir().join(format!("towpath-lock-{}", std::process::id()));
         let directory = RealDisk.directory(&path, true).unwrap();
         let holder = Holder { pid: 1, store: StoreId([7; 16]), since: Timestamp::from_nanos(5) };
-        let progress = Progress { segment: Position::new(1), end: 4144, ..Progress::default() };
+        let (segment, head, durable) = (Position::new(1), Position::START, Position::START);
+        let old = Progress { segment, nonce: Nonce(1), end: 4144, head, durable };
 
         let first = Held::take(&*directory, &holder).unwrap();
-        first.publish(progress);
-        let mut seen = Seen::live(&*directory).unwrap().unwrap();
-        assert_eq!(seen.look(), Some((progress, false)));
+        first.publish(old);
+        let seen = Seen::live(&*directory).unwrap().unwrap();
+        assert_eq!(seen.progress(), Some(old));
         drop(first);
 
         let second = Held::take(&*directory, &holder).unwrap();
-        assert_eq!(seen.look(), None);
-        second.publish(progress);
-        assert_eq!(seen.look(), Some((progress, true)));
-        assert_eq!(seen.look(), Some((progress, false)));
+        assert_eq!(seen.progress(), None);
+        let new = Progress { nonce: Nonce(2), ..old };
+        second.publish(new);
+        assert_eq!(seen.progress(), Some(new));
 
         drop(second);
         std::fs::remove_dir_all(path).unwrap();

@@ -86,7 +86,13 @@ impl Log {
     pub(crate) fn publish(&self, segment: &Segment, end: u64, head: Position) {
         segment.set_written(end);
         if let Side::Writer(held) = &self.side {
-            held.publish(Progress { segment: segment.first(), end, head, durable: self.durable().min(head) });
+            held.publish(Progress {
+                segment: segment.first(),
+                nonce: segment.header.nonce,
+                end,
+                head,
+                durable: self.durable().min(head),
+            });
         }
         self.head.raise(head.get());
     }
@@ -108,14 +114,10 @@ impl Log {
         if seen.is_none() {
             *seen = Seen::live(&*self.directory)?;
         }
-        let Some(live) = &mut *seen else { return Ok(()) };
-        let Some((progress, changed_hands)) = live.look() else { return Ok(()) };
-        let newest = self.parts.newest();
-        if changed_hands && progress.segment == newest.segment.first() {
-            // A writer that found no event in the newest segment after a crash puts a new file in its place.
-            self.parts.replace_newest(Part::new(open_newest(&*self.directory, progress.segment)?));
+        match seen.as_ref().and_then(Seen::progress) {
+            Some(progress) => self.follow(progress),
+            None => Ok(()),
         }
-        self.follow(progress)
     }
 
     /// Whether a writer lives in another process.
@@ -140,8 +142,13 @@ impl Log {
             self.parts.push(Part::new(following));
             newest.segment.seal(first.previous());
         }
-        let newest = self.parts.newest();
-        if newest.segment.first() == progress.segment {
+        let mut newest = self.parts.newest();
+        if newest.segment.first() == progress.segment && newest.segment.header.nonce != progress.nonce {
+            // A segment without events gives its place to a new file of the same name.
+            self.parts.replace_newest(Part::new(open_newest(&*self.directory, progress.segment)?));
+            newest = self.parts.newest();
+        }
+        if newest.segment.header.nonce == progress.nonce {
             newest.segment.allow(progress.end);
             newest.segment.set_written(progress.end);
             self.durable.fetch_max(progress.durable.get(), Ordering::AcqRel);

@@ -80,13 +80,15 @@ impl Parts {
         self.set_newest(part);
     }
 
-    /// Puts another part in the newest one's place: its file was replaced.
+    /// Puts another part in the newest one's place, which holds no event: its file was replaced.
     pub(crate) fn replace_newest(&self, part: Arc<Part>) {
+        let replaced = self.newest();
         let slot = Slot::new(part.segment.first(), Arc::downgrade(&part));
         if let Some(last) = self.slots.write().unwrap_or_else(|poisoned| poisoned.into_inner()).last_mut() {
             *last = slot;
         }
         self.set_newest(part);
+        replaced.segment.seal(replaced.segment.first().previous());
     }
 
     /// The part that holds a position: the last one that begins at or before it. For a position before the oldest part,
@@ -100,8 +102,14 @@ impl Parts {
         self.open(&slot, next)
     }
 
-    /// The part after the one that begins at `first`.
-    pub(crate) fn after(&self, first: Position) -> Result<Option<Arc<Part>>> {
+    /// The part that a reader goes on in behind `part`: the one after it, or the one that took its place because it held
+    /// no event.
+    pub(crate) fn after(&self, part: &Part) -> Result<Option<Arc<Part>>> {
+        let first = part.segment.first();
+        let newest = self.newest();
+        if newest.segment.first() == first {
+            return Ok(Some(newest).filter(|newest| !Arc::ptr_eq(&newest.segment, &part.segment)));
+        }
         let following = {
             let slots = self.slots();
             slots.get(slots.partition_point(|slot| slot.first <= first)).map(|slot| slot.first)

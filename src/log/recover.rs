@@ -395,8 +395,8 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
     // A writer may begin a segment, or end, between two looks; a few looks settle it.
     let (mut looks, mut failures) = (0, 0);
     loop {
-        let mut seen = Seen::live(&*directory)?;
-        let progress = seen.as_mut().and_then(Seen::look).map(|(progress, _)| progress);
+        let seen = Seen::live(&*directory)?;
+        let progress = seen.as_ref().and_then(Seen::progress);
         looks += 1;
         if seen.is_some() && progress.is_none() && looks < CHANGES_PASS {
             std::thread::yield_now();
@@ -430,6 +430,9 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
         return Err(Error::not_a_store(directory.path(), "it holds no segment"));
     };
     let segment = Segment::open(directory, newest, Access::Read, None)?;
+    if progress.is_some_and(|progress| progress.nonce != segment.header.nonce) {
+        return Err(Error::not_a_store(&directory.path().join(segment.name()), "its file was replaced just now"));
+    }
     let left = crate::log::lock::read(directory).filter(|left| left.progress.segment == newest);
     let closed = left.and_then(|left| left.closed);
     let limit = progress.map(|progress| progress.end).or(closed).unwrap_or(segment.capacity());

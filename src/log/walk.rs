@@ -118,9 +118,7 @@ impl Walk {
             if !sealed || self.next > until {
                 return Ok(None);
             }
-            let first = self.part.segment.first();
-            let following = log.parts.after(first)?;
-            let Some(following) = following else { return Ok(None) };
+            let Some(following) = log.parts.after(&self.part)? else { return Ok(None) };
             self.part = following;
             self.offset = PAGE as u64;
             self.next = self.part.segment.first();

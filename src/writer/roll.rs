@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::format::header::Previous;
 use crate::log::Log;
-use crate::log::grow::{self, Beginning, Spare};
+use crate::log::grow::{self, Beginning, Manner, Spare};
 use crate::log::parts::Part;
 use crate::sync::guard;
 use crate::writer::turn::Turn;
@@ -56,6 +56,8 @@ impl Turn {
         } else {
             old.header.previous
         };
+        // A file that takes another one's name has to be whole before it does.
+        let manner = Manner { synced: self.manner.synced || !has_events, ..self.manner };
         let beginning = Beginning {
             store: log.store,
             first: self.next,
@@ -64,7 +66,7 @@ impl Turn {
             time: self.last_time,
             records,
         };
-        let (segment, pen) = spare.begin(&*log.directory, beginning, self.manner)?;
+        let (segment, pen) = spare.begin(&*log.directory, beginning, manner)?;
         let part = Part::new(segment);
         self.log_bytes += self.pen.end();
         self.pen = pen;

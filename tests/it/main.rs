@@ -3,5 +3,6 @@
 mod flights;
 mod layering;
 mod recovery;
+mod replaced;
 mod smoke;
 mod support;
