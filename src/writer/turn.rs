@@ -2,6 +2,7 @@
 //! a caller that waits anyway.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::clock::Clock;
@@ -14,6 +15,7 @@ use crate::log::grow::Manner;
 use crate::log::recover::Opened;
 use crate::segment::{Pen, Segment};
 use crate::sync::guard;
+use crate::writer::check::panic_text;
 use crate::writer::durability::Durability;
 use crate::writer::housekeeping::Orders;
 use crate::writer::staging::{Pending, Staged, Staging};
@@ -116,7 +118,12 @@ impl Turn {
         let mut staged = std::mem::take(&mut self.staged);
         let some = staging.take(&mut staged);
         if some {
-            let answers = self.turn(&mut staged, log);
+            // A panic here is a bug, or the caller's clock. Nobody may wait for an answer that never comes.
+            let answers = catch_unwind(AssertUnwindSafe(|| self.turn(&mut staged, log))).unwrap_or_else(|panic| {
+                let why = format!("the writer's turn panicked: {}", panic_text(&*panic));
+                let why = self.stopped.get_or_insert(why).clone();
+                staged.commits.iter().map(|_| Err(Box::new(Error::Stopped { why: why.clone() }))).collect()
+            });
             staged.group.answer(answers);
         }
         self.staged = staged;

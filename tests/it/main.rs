@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod clock;
 mod flights;
 mod layering;
 mod recovery;
