@@ -16,10 +16,6 @@ use crate::segment::after;
 /// An index is used when it leaves out at least three quarters of a segment's events.
 const WORTH: u64 = 4;
 
-/// A walk that has looked at this many bytes in a row will go on, so the next ones are made present in one go: a page
-/// fault for every sixteen pages would cost as much as reading them.
-const READ_AHEAD: u64 = 1 << 20;
-
 /// Where an event stands in the walk's current part, or what stands in its place.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -41,8 +37,6 @@ pub(crate) struct Walk {
     /// Events before this one are passed over.
     from: Position,
     plan: Plan,
-    /// Where to make the next bytes present.
-    ahead: u64,
 }
 
 /// How the events of a part are found.
@@ -67,7 +61,7 @@ impl Walk {
     fn in_part(part: Arc<Part>, filter: Filter, from: Position) -> Self {
         let (offset, next) = start_in(&part, from);
         let passes_all = filter.is_all();
-        Self { filter, passes_all, part, offset, next, from, plan: Plan::Undecided, ahead: offset + READ_AHEAD }
+        Self { filter, passes_all, part, offset, next, from, plan: Plan::Undecided }
     }
 
     /// The part that the last step was in.
@@ -86,8 +80,7 @@ impl Walk {
     pub(crate) fn next_frame(&mut self, until: Position) -> Option<(u64, u32)> {
         let Plan::Scan = self.plan else { return None };
         let offset = self.offset;
-        let limit = self.part.segment.written().min(self.ahead);
-        let Found::Frame(frame) = self.part.segment.find(offset, limit) else { return None };
+        let Found::Frame(frame) = self.part.segment.find(offset, self.part.segment.written()) else { return None };
         let position = frame.position();
         let wanted = self.passes_all
             && !frame.is_control()
@@ -123,7 +116,6 @@ impl Walk {
             self.offset = PAGE as u64;
             self.next = self.part.segment.first();
             self.plan = Plan::Undecided;
-            self.ahead = self.offset;
         }
     }
 
@@ -145,10 +137,6 @@ impl Walk {
     fn scan(&mut self, limit: u64, until: Position) -> Option<Step> {
         while self.offset < limit {
             let offset = self.offset;
-            if offset + READ_AHEAD / 2 >= self.ahead {
-                self.ahead = offset + 2 * READ_AHEAD;
-                self.part.segment.read_ahead(offset, self.ahead);
-            }
             match self.part.segment.find(offset, limit) {
                 Found::Frame(frame) if frame.is_control() && frame.position() == self.next => {
                     self.offset += frame.stride() as u64;

@@ -19,9 +19,6 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-/// The smallest unit of mapping.
-const PAGE: u64 = 4096;
-
 /// A file, or plain memory, mapped whole.
 #[derive(Debug)]
 pub(crate) struct Map {
@@ -80,21 +77,6 @@ impl Map {
         // SAFETY: within the map (M1), aligned since a map begins at a page, only used as an atomic (M4). A read-only
         // map is only loaded from: its owner never stores.
         unsafe { AtomicU64::from_ptr(self.raw.as_mut_ptr().add(at).cast()) }
-    }
-
-    /// Makes the pages of a range present for reading, so that the first access to each need not. A hint.
-    pub(crate) fn populate(&self, range: Range<u64>) {
-        #[cfg(target_os = "linux")]
-        {
-            let start = range.start / PAGE * PAGE;
-            let end = range.end.min(self.len());
-            if start < end {
-                let advice = memmap2::Advice::PopulateRead;
-                let _hint = self.raw.advise_range(advice, start as usize, (end - start) as usize);
-            }
-        }
-        #[cfg(not(target_os = "linux"))]
-        let _no_such_hint = range;
     }
 }
 

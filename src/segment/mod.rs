@@ -191,11 +191,6 @@ impl Segment {
         Frame::trusted(self.map.bytes(offset..offset + u64::from(len)))
     }
 
-    /// Has the kernel make these bytes present, since they will be read next.
-    pub(crate) fn read_ahead(&self, from: u64, to: u64) {
-        self.map.populate(from..to.min(self.written()));
-    }
-
     /// Raw bytes, as far as they may be read.
     pub(crate) fn bytes(&self, from: u64, to: u64) -> &[u8] {
         self.map.bytes(from..to)
