@@ -13,7 +13,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use towpath::{Canal, Commit, Durability, NewEvent, Options, Query, Start, Store};
 
 /// Events of one pipelined sample.
-const APPENDED: u64 = 500_000;
+const APPENDED: u64 = 2_000_000;
 /// Events that reading works on.
 const STORED: u64 = 1_000_000;
 

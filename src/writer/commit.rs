@@ -149,14 +149,9 @@ impl Commit {
         if self.frames.is_empty() {
             return Err(Error::invalid("commit", "", "it has no events"));
         }
-        let limits = [
-            ("commit in bytes", self.frames.len(), limits::COMMIT),
-            ("commit's events", self.len(), limits::COMMIT_EVENTS),
-            ("commit's expected streams", self.conditions.expected.len(), limits::EXPECTATIONS),
-        ];
-        for (what, size, limit) in limits {
-            too_large(what, size, limit)?;
-        }
+        too_large("commit in bytes", self.frames.len(), limits::COMMIT)?;
+        too_large("commit's events", self.len(), limits::COMMIT_EVENTS)?;
+        too_large("commit's expected streams", self.conditions.expected.len(), limits::EXPECTATIONS)?;
         Ok(())
     }
 
@@ -200,6 +195,7 @@ fn check_event(stream: &str, event: &NewEvent<'_>) -> Result<()> {
     too_large("event's extras", extras::size(event), limits::EXTRAS - limits::NAME - 2)
 }
 
+#[inline]
 fn too_large(what: &'static str, size: usize, limit: usize) -> Result<()> {
     if size > limit { Err(Error::TooLarge { what, size: size as u64, limit: limit as u64 }) } else { Ok(()) }
 }

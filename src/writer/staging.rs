@@ -19,8 +19,8 @@ const SPINS: u32 = 1_000;
 /// While commits come in faster than one in a look, the writer's thread lets this many gather, for so many looks: a turn
 /// costs about as much for a hundred as for one. Whoever waits for an answer takes the turn instead of waiting for this.
 const GATHERED: usize = 256;
-const GATHER_LOOKS: u32 = 32;
-const GATHER_PAUSE: u32 = 64;
+const GATHER_LOOKS: u32 = 8;
+const GATHER_PAUSE: u32 = 256;
 
 /// What a caller does when there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
