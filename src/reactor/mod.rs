@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::canal::{Canal, Settlement};
+use crate::canal::{Batch, Canal, Settlement};
 use crate::error::{Error, Result};
 use crate::log::event::Event;
 
@@ -89,8 +89,14 @@ where
     /// What [`Canal::pull_batch`] and [`Canal::settle`] can fail with.
     pub fn turn(&mut self, patience: Duration) -> Result<usize> {
         let batch = self.canal.pull_batch(self.batch, patience)?;
+        self.handle(&batch)?;
+        Ok(batch.len())
+    }
+
+    /// Hands a batch to the handler and settles what was handled.
+    fn handle(&mut self, batch: &Batch) -> Result<()> {
         let mut handled = None;
-        for event in &batch {
+        for event in batch {
             let token = batch.token(&event);
             if let Err(why) = (self.handler)(&event) {
                 let error = Error::Handler { position: event.position(), why: why.to_string() };
@@ -102,25 +108,25 @@ where
             }
             handled = Some(token);
         }
-        if let Some(token) = handled {
-            self.canal.settle(token, Settlement::Done)?;
-        }
-        Ok(batch.len())
+        handled.map_or(Ok(()), |token| self.canal.settle(token, Settlement::Done))
     }
 
     /// Takes turns on this thread until it is asked to stop, or until the store is closed and everything in it handled.
     /// Says how many events were handled.
     ///
     /// # Errors
-    /// As [`turn`](Reactor::turn): the first error ends it. Running again goes on where it ended.
+    /// As [`turn`](Reactor::turn): the first error ends it. Running again goes on where it ended. [`Error::Closed`] when
+    /// the store was closed before a batch that was handled could be settled: it will come again.
     pub fn run(&mut self, stop: &Stop) -> Result<u64> {
         let mut handled = 0;
         while !stop.is_stopped() {
-            match self.turn(PATIENCE) {
-                Ok(events) => handled += events as u64,
+            let batch = match self.canal.pull_batch(self.batch, PATIENCE) {
+                Ok(batch) => batch,
                 Err(Error::Closed) => break,
                 Err(error) => return Err(error),
-            }
+            };
+            self.handle(&batch)?;
+            handled += batch.len() as u64;
         }
         Ok(handled)
     }

@@ -1,8 +1,10 @@
 //! All integration tests, in one binary.
 
+mod canal_contract;
 mod clock;
 mod flights;
 mod layering;
+mod reactor;
 mod recovery;
 mod replaced;
 mod smoke;
