@@ -247,10 +247,10 @@ impl<'a> Frame<'a> {
             return Err("it has flags of a newer version");
         }
         if flags & flag::CONTROL != 0 {
-            return if self.extras_start() == HEADER && self.extras_len() == 0 {
+            return if self.extras_start() == HEADER && self.extras_len() == 0 && flags & flag::EXTRAS == 0 {
                 Ok(())
             } else {
-                Err("a control record has names")
+                Err("a control record has names or extras")
             };
         }
         if !self.names_are_sound() {
