@@ -11,6 +11,9 @@ mod clock;
 mod error;
 mod event;
 mod format;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guide;
 mod id;
 pub mod inspect;

@@ -53,6 +53,13 @@ impl Index {
         index
     }
 
+    /// The same from the bytes of a file. `None` when it is not one for this segment.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of_bytes(segment: Arc<Segment>, bytes: &[u8]) -> Option<Self> {
+        let file = IndexFile::over(Map::memory(bytes).ok()?, &segment)?;
+        Some(Self { segment, state: Mutex::new(State::File(Arc::new(file))) })
+    }
+
     /// Whether a file stands behind it already.
     pub(crate) fn is_file(&self) -> bool {
         matches!(*guard(&self.state), State::File(_))
@@ -199,18 +206,22 @@ impl Memory {
         while self.summary.end < limit {
             let offset = self.summary.end;
             match segment.find(offset, limit) {
-                Found::Frame(frame) if frame.is_control() => self.summary.end += frame.stride() as u64,
-                Found::Frame(frame) => {
+                Found::Frame(frame) if frame.position() == self.next && frame.is_control() => {
+                    self.summary.end += frame.stride() as u64;
+                }
+                Found::Frame(frame) if frame.position() == self.next => {
                     self.reach(frame.position(), offset);
                     self.next = frame.position().next();
                     self.take_in(frame, Unit::of(offset));
                     self.summary.end += frame.stride() as u64;
                 }
-                Found::Blank | Found::Bad(_) => {
+                // A frame out of order is damage too: the table would grow to wherever it claims to be.
+                Found::Frame(_) | Found::Blank | Found::Bad(_) => {
                     self.damaged.push(Unit::of(offset));
                     let next = segment.next_sound(offset, limit, self.next).unwrap_or(limit);
                     if let Found::Frame(frame) = segment.find(next, limit) {
                         self.reach(frame.position(), offset);
+                        self.next = frame.position();
                     }
                     self.summary.end = next;
                 }
@@ -289,10 +300,13 @@ impl IndexFile {
     fn open(directory: &dyn Directory, segment: &Segment) -> Option<Self> {
         let file = directory.open(&header::index_name(segment.first()), Access::Read).ok()?;
         let len = file.len().ok().filter(|len| *len >= PAGE as u64)?;
-        let map = file.map(len, Access::Read).ok()?;
-        map.allow(len);
-        let bytes = map.bytes(0..len);
-        let layout = index::layout(&bytes[..PAGE], bytes.len())?;
+        Self::over(file.map(len, Access::Read).ok()?, segment)
+    }
+
+    fn over(map: Map, segment: &Segment) -> Option<Self> {
+        map.allow(map.len());
+        let bytes = map.bytes(0..map.len());
+        let layout = index::layout(bytes.get(..PAGE)?, bytes.len())?;
         let fits = layout.summary.store == segment.header.store
             && layout.summary.nonce == segment.header.nonce
             && layout.summary.end == segment.written()

@@ -46,6 +46,14 @@ impl Map {
         Ok(Self { raw, readable: AtomicU64::new(0) })
     }
 
+    /// Plain memory with these bytes in it, none of them readable yet.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn memory(bytes: &[u8]) -> io::Result<Self> {
+        let mut memory = MmapOptions::new().len(bytes.len()).map_anon()?;
+        memory.copy_from_slice(bytes);
+        Ok(Self { raw: MmapRaw::from(memory), readable: AtomicU64::new(0) })
+    }
+
     /// Bytes mapped.
     pub(crate) fn len(&self) -> u64 {
         self.raw.len() as u64

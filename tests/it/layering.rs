@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The rank of each module. It may import from its own module and from lower ranks. The guide is text.
-const RANKS: [(&str, u32); 16] = [
+const RANKS: [(&str, u32); 17] = [
     ("error", 0),
     ("id", 0),
     ("event", 0),
@@ -18,6 +18,7 @@ const RANKS: [(&str, u32); 16] = [
     ("writer", 4),
     ("store", 5),
     ("inspect", 5),
+    ("fuzzing", 5),
     ("canal", 6),
     ("sink", 6),
     ("reactor", 7),

@@ -3,6 +3,7 @@
 mod canal_contract;
 mod clock;
 mod flights;
+mod fuzz_regressions;
 mod layering;
 mod reactor;
 mod recovery;

@@ -1,0 +1,4 @@
+//! See `typed_payload` in `src/fuzzing.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| towpath::fuzzing::typed_payload(input));
