@@ -44,3 +44,8 @@ pub use writer::commit::Commit;
 pub use writer::durability::Durability;
 pub use writer::ticket::{Receipt, Ticket};
 pub use writer::view::{Proposal, Proposed, View};
+
+/// The program in the README runs as it stands.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
