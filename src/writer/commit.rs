@@ -102,7 +102,8 @@ impl Commit {
     /// Has a function decide, at the moment of writing and with nobody writing in between. It sees the proposed events
     /// and the log up to them; its `Err` refuses the commit with [`Error::Refused`], and so does its panic.
     ///
-    /// It holds up every writer while it runs, and may not append itself.
+    /// It holds up every writer while it runs. Whatever would wait for the writer is refused within it, with
+    /// [`Error::ReadOnly`]: to append, sync, close, or wait for a ticket.
     pub fn rule(
         &mut self,
         rule: impl Fn(&Proposal<'_>, &View<'_>) -> Result<(), String> + Send + Sync + 'static,

@@ -107,6 +107,7 @@ impl Writer {
     /// Makes everything that was answered before this call last.
     pub(crate) fn sync(&self) -> Result<()> {
         self.shared.check_process()?;
+        self.shared.check_may_wait()?;
         self.shared.sync()
     }
 
@@ -115,6 +116,7 @@ impl Writer {
         if self.shared.fork.is_child() {
             return Err(FORKED);
         }
+        self.shared.check_may_wait()?;
         let Some(threads) = guard(&self.threads).take() else { return Err(Error::Closed) };
         self.shared.staging.close();
         self.shared.stopping.store(true, Ordering::Release);
@@ -137,6 +139,10 @@ impl Drop for Writer {
 
 const FORKED: Error = Error::ReadOnly { why: "this process was forked from the one that opened it" };
 
+/// A rule that waited for the writer would wait for itself.
+const IN_RULE: Error =
+    Error::ReadOnly { why: "a rule runs on the writer's turn and may not append, sync, close, or wait for a ticket" };
+
 impl Shared {
     fn check_process(&self) -> Result<()> {
         if self.fork.is_child() { Err(FORKED) } else { Ok(()) }
@@ -144,12 +150,15 @@ impl Shared {
 
     fn stage(&self, commit: &Commit, patience: Patience, wake: bool) -> Result<Ticket> {
         self.check_process()?;
-        if is_in_rule() {
-            return Err(Error::ReadOnly { why: "a rule runs on the writer's turn and may not append" });
-        }
+        self.check_may_wait()?;
         commit.check()?;
         let (group, at) = self.staging.stage(commit, patience, wake)?;
         Ok(Ticket::new(group, at))
+    }
+
+    /// Whether this thread may wait for the writer.
+    pub(crate) fn check_may_wait(&self) -> Result<()> {
+        if is_in_rule() { Err(IN_RULE) } else { Ok(()) }
     }
 
     /// Takes the writer's place for a few turns, if it is free, until `done`.

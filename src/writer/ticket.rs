@@ -93,6 +93,7 @@ impl Ticket {
     pub fn wait(self) -> Result<Receipt> {
         while !self.group.is_answered() {
             let Some(shared) = self.group.shared.upgrade() else { break };
+            shared.check_may_wait()?;
             if shared.lead(|| self.group.is_answered()) {
                 break;
             }

@@ -10,3 +10,4 @@ mod recovery;
 mod replaced;
 mod smoke;
 mod support;
+mod writing;

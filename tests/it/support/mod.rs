@@ -7,7 +7,7 @@ pub(crate) mod told;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use towpath::{Durability, Options, Store};
+use towpath::{Durability, Event, NewEvent, Options, Reader, Store};
 
 /// A directory of its own for one test, removed at its end.
 #[derive(Debug)]
@@ -40,6 +40,13 @@ impl Scratch {
     pub(crate) fn open_with(&self, durability: Durability) -> Store {
         small().durability(durability).open(self.store_path()).unwrap()
     }
+
+    /// What a process that is killed now leaves behind: a copy of the files as they are, in a directory of its own.
+    pub(crate) fn as_if_killed(&self) -> Scratch {
+        let copy = Scratch::new();
+        copy_directory(&self.store_path(), &copy.store_path());
+        copy
+    }
 }
 
 impl Drop for Scratch {
@@ -51,4 +58,50 @@ impl Drop for Scratch {
 /// Options for small segments.
 pub(crate) fn small() -> Options {
     Options::new().segment_bytes(128 << 10)
+}
+
+/// A plain event with a text.
+pub(crate) fn noted(text: &str) -> NewEvent<'_> {
+    NewEvent::new("noted", text)
+}
+
+/// The positions of what is read.
+pub(crate) fn positions(reader: Reader) -> Vec<u64> {
+    reader.map(|event| event.unwrap().position().get()).collect()
+}
+
+/// The payloads of what is read, as text.
+pub(crate) fn texts(reader: Reader) -> Vec<String> {
+    reader.map(|event| text(&event.unwrap()).to_owned()).collect()
+}
+
+/// The payload of an event, as text.
+pub(crate) fn text<'a>(event: &'a Event<'_>) -> &'a str {
+    std::str::from_utf8(event.payload()).unwrap()
+}
+
+/// Whether these are the numbers from 1 on, none missing and none twice.
+pub(crate) fn is_dense(positions: &[u64]) -> bool {
+    positions.iter().copied().eq(1..=positions.len() as u64)
+}
+
+/// How many cases a property test tries: few unless `PROPTEST_CASES` asks for more.
+pub(crate) fn cases(few: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
+}
+
+/// Copies files that may be replaced meanwhile: what goes away between the look and the copy was not there.
+fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_directory(&entry.path(), &target),
+            false => match std::fs::copy(entry.path(), target) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+                _ => {}
+            },
+        }
+    }
 }
