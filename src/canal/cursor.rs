@@ -30,7 +30,8 @@ pub struct CursorBuilder {
 ///
 /// Acknowledging is cumulative and moves the checkpoint forward, never back; after a crash the cursor goes on at the
 /// checkpoint, so what was handed out and not acknowledged comes again. The checkpoint lies in the log itself: it can
-/// never point past what survived.
+/// never point past what survived. Dropping a cursor waits until its last acknowledgement stands there, so whoever opens
+/// the name next goes on behind it.
 #[derive(Debug)]
 pub struct Cursor {
     store: Store,
@@ -244,6 +245,13 @@ impl Cursor {
             }
         }
         Ok(batch)
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        // An error here has nobody to be told to; whoever wants to know calls `flush`.
+        let _unheard = self.flush();
     }
 }
 

@@ -151,7 +151,7 @@ impl Store {
         self.writer()?.submit(commit, Patience::Refuse)
     }
 
-    /// Returns once everything that was appended before is on stable storage, whatever the durability.
+    /// Returns once everything that was appended or submitted before is on stable storage, whatever the durability.
     ///
     /// # Errors
     /// [`Error::Stopped`] when the sync failed, now or before: the writer has stopped for good.

@@ -104,7 +104,7 @@ impl Writer {
         self.shared.stage(commit, Patience::Wait, false)?.wait()
     }
 
-    /// Makes everything that was answered before this call last.
+    /// Makes everything that was submitted before this call last.
     pub(crate) fn sync(&self) -> Result<()> {
         self.shared.check_process()?;
         self.shared.check_may_wait()?;
@@ -230,7 +230,12 @@ impl Shared {
     /// Syncs what is written, without holding up the writer.
     fn sync(&self) -> Result<()> {
         let _one = guard(&self.syncing);
-        let unsynced = guard(&self.turn).unsynced()?;
+        let unsynced = {
+            let mut turn = guard(&self.turn);
+            // What was submitted before counts, too.
+            turn.take(&self.staging, &self.log);
+            turn.unsynced()?
+        };
         match unsynced.sync(&self.log) {
             Ok(()) => {
                 guard(&self.turn).synced(&unsynced);

@@ -2,6 +2,7 @@
 
 mod canal_contract;
 mod clock;
+mod cursor;
 mod flights;
 mod fuzz_regressions;
 mod layering;

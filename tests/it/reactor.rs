@@ -51,6 +51,7 @@ fn what_a_handler_refuses_comes_again_and_what_came_before_it_does_not() {
         Err(Error::Handler { position, why }) => assert_eq!((position.get(), &why[..]), (3, "out of paper")),
         other => panic!("{other:?}"),
     }
+    store.sync().unwrap();
     assert_eq!(store.consumers()[0].position, Position::new(3));
     assert_eq!(reactor.turn(Duration::ZERO).unwrap(), 3);
 
