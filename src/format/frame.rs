@@ -98,6 +98,11 @@ pub(crate) fn peek_len(bytes: &[u8]) -> u32 {
     u32_at(bytes, LEN.start)
 }
 
+/// The length that stands at the start of any bytes; 0 where they are too few.
+pub(crate) fn claimed_len(bytes: &[u8]) -> u32 {
+    if bytes.len() < LEN.end { 0 } else { u32_at(bytes, LEN.start) }
+}
+
 /// Whether the flags that would stand here are those of a control record. The bytes are at least [`HEADER`].
 pub(crate) fn peek_is_control(bytes: &[u8]) -> bool {
     u16_at(bytes, FLAGS.start) & flag::CONTROL != 0

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::Result;
@@ -28,6 +28,8 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Index {
     segment: Arc<Segment>,
     state: Mutex<State>,
+    /// The file turned out damaged and was not made again yet.
+    unsound: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl Index {
     /// An index that begins empty, in memory.
     pub(crate) fn in_memory(segment: Arc<Segment>) -> Self {
         let memory = Memory::new(&segment);
-        Self { segment, state: Mutex::new(State::Memory(Box::new(memory))) }
+        Self { segment, state: Mutex::new(State::Memory(Box::new(memory))), unsound: AtomicBool::new(false) }
     }
 
     /// The index of a sealed segment: its file, if there is a sound one, or else one in memory.
@@ -57,12 +59,17 @@ impl Index {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_bytes(segment: Arc<Segment>, bytes: &[u8]) -> Option<Self> {
         let file = IndexFile::over(Map::memory(bytes).ok()?, &segment)?;
-        Some(Self { segment, state: Mutex::new(State::File(Arc::new(file))) })
+        Some(Self { segment, state: Mutex::new(State::File(Arc::new(file))), unsound: AtomicBool::new(false) })
     }
 
     /// Whether a file stands behind it already.
     pub(crate) fn is_file(&self) -> bool {
         matches!(*guard(&self.state), State::File(_))
+    }
+
+    /// Whether the file turned out damaged, told once.
+    pub(crate) fn was_unsound(&self) -> bool {
+        self.unsound.load(Ordering::Relaxed) && self.unsound.swap(false, Ordering::Relaxed)
     }
 
     /// The frames from `from` on and below `limit` that bear a term, rising, and every place there where the segment is
@@ -146,6 +153,7 @@ impl Index {
         let mut state = guard(&self.state);
         if matches!(&*state, State::File(_)) {
             *state = State::Memory(Box::new(Memory::new(&self.segment)));
+            self.unsound.store(true, Ordering::Relaxed);
         }
         match &mut *state {
             State::Memory(kept) => {

@@ -150,6 +150,7 @@ impl Log {
         }
         if newest.segment.header.nonce == progress.nonce {
             newest.segment.allow(progress.end);
+            newest.segment.set_last(progress.head);
             newest.segment.set_written(progress.end);
             self.durable.fetch_max(progress.durable.get(), Ordering::AcqRel);
             self.head.raise(progress.head.get());

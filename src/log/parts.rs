@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use crate::error::{Error, Result};
+use crate::format::PAGE;
 use crate::format::header::{self, Header};
-use crate::id::Position;
+use crate::id::{Position, StoreId};
 use crate::log::index::Index;
+use crate::log::scan::data_end;
 use crate::segment::disk::Directory;
 use crate::segment::map::Access;
 use crate::segment::{Segment, bad_header};
@@ -26,6 +28,7 @@ pub(crate) struct Part {
 #[derive(Debug)]
 pub(crate) struct Parts {
     directory: Arc<dyn Directory>,
+    store: StoreId,
     /// Whether missing index files may be written.
     access: Access,
     slots: RwLock<Vec<Arc<Slot>>>,
@@ -52,6 +55,7 @@ impl Parts {
         slots.push(Slot::new(newest.segment.first(), Arc::downgrade(&newest)));
         Self {
             directory,
+            store: newest.segment.header.store,
             access,
             slots: RwLock::new(slots),
             newest: RwLock::new(newest),
@@ -125,20 +129,13 @@ impl Parts {
     fn open(&self, slot: &Slot, next: Option<Position>) -> Result<Arc<Part>> {
         let mut open = guard(&slot.part);
         if let Some(part) = open.upgrade() {
+            if self.access == Access::Write && part.index.was_unsound() {
+                let _unwritten = part.index.write_file(&*self.directory);
+            }
             return Ok(part);
         }
         let Some(next) = next else { return Ok(self.newest()) };
-        let successor = read_header(&*self.directory, next)?;
-        let fits = successor.previous.filter(|previous| previous.first == slot.first);
-        let previous = fits.ok_or_else(|| {
-            let path = self.directory.path().join(header::file_name(next));
-            Error::not_a_store(&path, format!("it does not follow {}", header::file_name(slot.first)))
-        })?;
-        let segment = Segment::open_sealed(&*self.directory, slot.first, previous.end, next.previous())?;
-        if segment.header.store != successor.store {
-            let path = self.directory.path().join(segment.name());
-            return Err(Error::not_a_store(&path, "it belongs to another store"));
-        }
+        let segment = self.open_sealed(slot.first, next)?;
         let index = Index::of_sealed(segment.clone(), &*self.directory);
         if self.access == Access::Write && !index.is_file() {
             // Without the file the answers are the same, only slower: a failure need not stop the reader.
@@ -154,6 +151,35 @@ impl Parts {
         Ok(part)
     }
 
+    /// Opens the sealed segment before the one that begins at `next`. One that cannot be opened as what it is to be is
+    /// damaged from its beginning to its end, so that reading can go on behind it.
+    fn open_sealed(&self, first: Position, next: Position) -> Result<Arc<Segment>> {
+        let directory = &*self.directory;
+        let successor = unless_lost(read_header(directory, next))?;
+        let known_end = match &successor {
+            Some(successor) => {
+                let fits = successor.previous.filter(|previous| previous.first == first);
+                let path = || directory.path().join(header::file_name(next));
+                let why = || format!("it does not follow {}", header::file_name(first));
+                Some(fits.ok_or_else(|| Error::not_a_store(&path(), why()))?.end)
+            }
+            None => None,
+        };
+        let last = next.previous();
+        let found = match known_end {
+            Some(end) => Segment::open_sealed(directory, first, end, last),
+            // The one behind it would know the end. A sealed file ends there, too, unless a crash came before it was cut.
+            None => Segment::open(directory, first, Access::Read, None).and_then(|whole| {
+                whole.allow(whole.capacity());
+                Segment::open_sealed(directory, first, data_end(&whole, PAGE as u64, whole.capacity()), last)
+            }),
+        };
+        match unless_lost(found)? {
+            Some(segment) if segment.header.store == self.store => Ok(segment),
+            _ => Segment::lost(self.store, first, known_end.unwrap_or_default(), last),
+        }
+    }
+
     fn slots(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Slot>>> {
         self.slots.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -166,6 +192,16 @@ impl Parts {
 impl Slot {
     fn new(first: Position, part: Weak<Part>) -> Arc<Self> {
         Arc::new(Self { first, part: Mutex::new(part) })
+    }
+}
+
+/// `None` for a file that is gone or not what it was: that is damage. Other errors may pass.
+fn unless_lost<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotAStore { .. }) => Ok(None),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::log::state::State;
 use crate::log::{Log, Side};
 use crate::segment::disk::{Directory, Disk, File, Prepared};
 use crate::segment::map::Access;
-use crate::segment::{Pen, Segment};
+use crate::segment::{Pen, Segment, bad_header};
 use crate::sync::Gate;
 
 /// The folder for what recovery cut off.
@@ -239,7 +239,13 @@ fn check_chain(directory: &dyn Directory, newest: &Segment, named: &[Position], 
     match (newest.header.previous, named.last()) {
         (None, None) => Ok(()),
         (Some(previous), Some(last)) if previous.first == *last => {
-            let header = read_header(directory, *last)?;
+            let name = header::file_name(*last);
+            let header = match Segment::read_header(directory, &name, &*directory.open(&name, Access::Read)?)? {
+                Ok(header) => header,
+                // Damage in a sealed segment is told by whoever reads there.
+                Err(header::Bad::Damaged) => return Ok(()),
+                Err(bad) => return Err(bad_header(directory, &name, bad)),
+            };
             if header.store != newest.header.store {
                 return Err(Error::not_a_store(&path(last), "it belongs to another store"));
             }
@@ -437,6 +443,9 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
     let closed = left.and_then(|left| left.closed);
     let limit = progress.map(|progress| progress.end).or(closed).unwrap_or(segment.capacity());
     segment.allow(limit);
+    if let Some(head) = progress.or(left.map(|left| left.progress)).map(|progress| progress.head) {
+        segment.set_last(head);
+    }
     let found = scan(&segment, limit, AtDamage::PassOver)?;
     let Some(named) = &found.firsts else {
         return Err(Error::not_a_store(&directory.path().join(segment.name()), "its control state is missing"));

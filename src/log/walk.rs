@@ -274,8 +274,10 @@ impl WalkBack {
             self.left = if is_worth_an_index(part, &self.filter, limit) {
                 Left::Picked(candidates(part, &self.filter, PAGE as u64, limit))
             } else {
-                let wanted = (self.until.get().saturating_sub(first.get()) as usize / SPARSE).saturating_add(1);
-                Left::Chunks(wanted.min(part.index.chunks(limit)))
+                // Runs of positions and not of the sparse table: behind the last sound frame it has none.
+                let last = part.segment.last().unwrap_or(self.until).min(self.until);
+                let runs = last.get().checked_sub(first.get()).map_or(0, |steps| steps as usize / SPARSE + 1);
+                Left::Chunks(runs)
             };
         }
         match &mut self.left {
@@ -312,8 +314,14 @@ pub(crate) fn at(log: &Log, position: Position) -> Result<Option<(Arc<Part>, Ste
     let part = log.parts.of(position)?;
     let mut walk = Walk::in_part(part.clone(), Filter::Everything, position);
     walk.plan = Plan::Scan;
-    let step = walk.scan(part.segment.written(), position);
-    Ok(step.map(|step| (part, step)))
+    let limit = part.segment.written();
+    loop {
+        match walk.scan(limit, position) {
+            // A stretch that ends before it is not what was asked for.
+            Some(Step::Damaged(_)) if walk.offset < limit && walk.next <= position => {}
+            step => return Ok(step.map(|step| (part, step))),
+        }
+    }
 }
 
 /// The first position at or after a time, or the one after the head.

@@ -54,6 +54,11 @@ impl Map {
         Ok(Self { raw: MmapRaw::from(memory), readable: AtomicU64::new(0) })
     }
 
+    /// A map of a file that is not there: none of it is ever readable.
+    pub(crate) fn nothing() -> io::Result<Self> {
+        Ok(Self { raw: MmapOptions::new().len(1).map_anon()?.into(), readable: AtomicU64::new(0) })
+    }
+
     /// Bytes mapped.
     pub(crate) fn len(&self) -> u64 {
         self.raw.len() as u64

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Damage, Error, Result};
 use crate::format::PAGE;
-use crate::format::frame::{self, ALIGN, Found, Frame};
+use crate::format::frame::{self, ALIGN, Found, Frame, Nonce};
 use crate::format::header::{self, Header};
-use crate::id::Position;
+use crate::id::{Position, StoreId, Timestamp};
 use crate::segment::disk::{Directory, File};
 use crate::segment::map::{Access, Map};
 
@@ -19,7 +19,8 @@ use crate::segment::map::{Access, Map};
 pub(crate) struct Segment {
     pub(crate) header: Header,
     name: String,
-    file: Arc<dyn File>,
+    /// `None` when it is lost.
+    file: Option<Arc<dyn File>>,
     map: Map,
     /// Where the whole commits end. Which of their events readers see is for the log's head to say.
     written: AtomicU64,
@@ -66,6 +67,26 @@ impl Segment {
         Ok(Arc::new(segment))
     }
 
+    /// A sealed segment that cannot be opened: from `PAGE` to `end` all of it is damaged.
+    pub(crate) fn lost(store: StoreId, first: Position, end: u64, last: Position) -> Result<Arc<Self>> {
+        let name = header::file_name(first);
+        let (created, durable) = (Timestamp::default(), Position::START);
+        let header = Header { store, nonce: Nonce(0), first, previous: None, created, durable };
+        let map = Map::nothing().map_err(|error| Error::io("map", std::path::Path::new(&name), error))?;
+        let segment = Self {
+            header,
+            name,
+            file: None,
+            map,
+            written: AtomicU64::new(end.max((PAGE + ALIGN) as u64)),
+            sealed: AtomicBool::new(false),
+            highest: AtomicU64::new(u64::MAX),
+            durable: AtomicBool::new(true),
+        };
+        segment.seal(last);
+        Ok(Arc::new(segment))
+    }
+
     /// Opens a segment file; nothing of it may be read yet.
     pub(crate) fn open(directory: &dyn Directory, first: Position, access: Access, end: Option<u64>) -> Result<Self> {
         let name = header::file_name(first);
@@ -80,7 +101,7 @@ impl Segment {
         let segment = Self {
             header,
             name,
-            file,
+            file: Some(file),
             map,
             written: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
@@ -96,7 +117,7 @@ impl Segment {
         let segment = Self {
             header,
             name,
-            file,
+            file: Some(file),
             map,
             written: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
@@ -131,7 +152,7 @@ impl Segment {
     }
 
     pub(crate) fn file(&self) -> &dyn File {
-        &*self.file
+        self.file.as_deref().expect("a lost segment is never written")
     }
 
     /// Where the whole commits end.
@@ -164,6 +185,12 @@ impl Segment {
         self.sealed.load(Ordering::Acquire)
     }
 
+    /// Nothing behind position `last` can stand here so far, so a search for sound frames does not believe one that
+    /// claims to.
+    pub(crate) fn set_last(&self, last: Position) {
+        self.highest.store(last.get(), Ordering::Release);
+    }
+
     /// The last position that can stand here, once it is sealed.
     pub(crate) fn last(&self) -> Option<Position> {
         self.is_sealed().then(|| Position::new(self.highest.load(Ordering::Relaxed)))
@@ -180,7 +207,11 @@ impl Segment {
     pub(crate) fn find(&self, offset: u64, limit: u64) -> Found<'_> {
         let bytes = self.map.bytes(offset..limit);
         if bytes.is_empty() && offset < limit {
-            return Found::Bad("the file is too short");
+            return Found::Bad(if self.file.is_some() {
+                "the file is too short"
+            } else {
+                "the segment cannot be opened"
+            });
         }
         frame::find(bytes, self.header.nonce)
     }
@@ -203,19 +234,23 @@ impl Segment {
     /// to `limit`, or, behind the next damage, a sound frame of a higher position. So the bytes of a frame that somebody
     /// stored in an event's payload, inside a frame that is damaged, are not taken for one: it would have to bear a
     /// position after `expected`, and the real frame behind it, which bears the one after `expected`, contradicts it.
-    /// The work is bounded by a few passes over the stretch.
+    /// Behind the last real frame the last position that can stand here does; where that is not known, sound frames that
+    /// reach the end count only if they begin where the bad frame says that it ends. A control record is not begun with,
+    /// because it bears no position of its own. The work is bounded by a few passes over the stretch.
     pub(crate) fn next_sound(&self, from: u64, limit: u64, expected: Position) -> Option<u64> {
         if let Some(next) = self.behind_bad_control(from, limit, expected) {
             return Some(next);
         }
-        let highest = Position::new(self.highest.load(Ordering::Relaxed));
+        let highest = Position::new(self.highest.load(Ordering::Acquire));
+        let claimed_end = from + frame::padded(frame::claimed_len(self.map.bytes(from..limit)) as usize) as u64;
         let mut budget = limit.saturating_sub(from) * 8 + (1 << 20);
         let mut offset = (from + 1).next_multiple_of(ALIGN as u64);
         let mut chain: Option<Chain> = None;
         while offset + (frame::HEADER as u64) <= limit {
             let bytes = self.map.bytes(offset..limit);
             let position = frame::peek_position(bytes)?;
-            if position == Position::START || position > highest {
+            let comes_after = frame::peek_is_control(bytes) && position.previous() == highest;
+            if position == Position::START || position > highest && !comes_after {
                 offset += ALIGN as u64;
                 continue;
             }
@@ -231,7 +266,7 @@ impl Segment {
                     _ => {}
                 }
                 let reachable = (offset - from) / frame::HEADER as u64 + 1;
-                if position > expected && position.get() - expected.get() <= reachable {
+                if !frame.is_control() && position > expected && position.get() - expected.get() <= reachable {
                     let end = offset + frame.stride() as u64;
                     chain = Some(Chain { start: offset, end, next: after(frame) });
                     offset = end;
@@ -240,7 +275,12 @@ impl Segment {
             }
             offset += ALIGN as u64;
         }
-        chain.filter(|chain| chain.end == limit).map(|chain| chain.start)
+        let reaches_the_end = |chain: &Chain| match highest.get() {
+            u64::MAX => chain.start == claimed_end,
+            last if self.is_sealed() => chain.next.get() == last + 1,
+            _ => true,
+        };
+        chain.filter(|chain| chain.end == limit && reaches_the_end(chain)).map(|chain| chain.start)
     }
 
     /// Whether a sound frame behind `from`, of a higher position than `expected`, says that everything before it was on
@@ -310,7 +350,7 @@ impl Pen {
 
     /// Writes whole frames behind the others. They can be read from then on.
     pub(crate) fn write(&mut self, frames: &[u8]) -> Result<()> {
-        self.segment.file.write_at(frames, self.end)?;
+        self.segment.file().write_at(frames, self.end)?;
         self.end += frames.len() as u64;
         self.segment.map.allow(self.end);
         Ok(())

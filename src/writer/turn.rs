@@ -258,6 +258,7 @@ impl Turn {
         match self.pen.write(&group.bytes[run.bytes]) {
             Ok(()) => {
                 self.untouched = false;
+                self.pen.segment().set_last(self.next.previous());
                 self.pen.segment().set_written(self.pen.end());
                 self.order_spare();
                 let mut state = guard(&log.state);

@@ -3,6 +3,7 @@
 mod canal_contract;
 mod clock;
 mod cursor;
+mod damage;
 mod flights;
 mod fuzz_regressions;
 mod layering;

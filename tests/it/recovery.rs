@@ -74,7 +74,7 @@ fn keeps(path: &Path, expected: &[Told]) -> Result<(), String> {
 /// C1. The cut file ends there, or is blank from there on, by turns.
 #[test]
 fn a_segment_cut_at_any_byte_of_its_last_three_commits_keeps_every_whole_commit_before() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     let (crashed, all) = crashed(&scratch, Durability::Os);
     let segment = files::newest(&crashed);
     assert!(files::checksums_fit(&segment), "the tests' own reading of the format fits");
