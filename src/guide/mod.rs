@@ -1,3 +1,41 @@
-//! The guide.
+//! The guide: how it works, what it promises, and how common things are done.
+//!
+//! | page | read it when |
+//! | --- | --- |
+//! | [`cookbook`] | you want to do something: each recipe compiles |
+//! | [`guarantees`] | you have to know what you can rely on, and on what that rests |
+//! | [`recovery`] | a store was not closed in good order, or opening it fails |
+//! | [`architecture`] | you want to know why it is built as it is, or to change it |
+//! | [`mod@format`] | you want to read the files without this crate |
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | store | one directory, one writing process, any number of readers |
+//! | log | all events in one order |
+//! | event | a stream's name, a type, a payload; perhaps tags, headers, an id, causes |
+//! | stream, revision | a named sequence within the log; its n-th event has revision n, a stream without events is at 0 |
+//! | position | a place in the log: 1, 2, 3 …; 0 is before the first |
+//! | commit | 1 to 65,536 events, of one stream or several, written all or none |
+//! | head | the last position that readers see |
+//! | durable | the last position that a power cut cannot take |
+//! | segment | one file of the log; a frame is one record in it |
+//! | canal | anything that batches of events can be pulled from |
+//! | settle | to say what became of a delivery |
+//! | checkpoint | where a consumer goes on: the next position to read |
+//! | category | a stream's name up to its first `-`, or all of it |
+
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("cookbook.md")]
+pub mod cookbook {}
 
 pub mod format;
+
+#[doc = include_str!("guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("recovery.md")]
+pub mod recovery {}
