@@ -1,13 +1,15 @@
-// A month of real flights: imported as typed events, replayed into a table of delays, and checked.
-//
-// ```text
-// cargo run --release --example flights                        # January 2013, which lies beside this file
-// cargo run --release --example flights -- FLIGHTS.csv.gz      # another file, such as that of the whole year
-// cargo run --release --example flights -- FLIGHTS.csv.gz DIR  # and another store than target/flights.towpath
-// ```
-//
-// Run it twice: the second run finds every row in the store already, and prints the same table without replaying anything.
-// Kill it at any point and run it again: it goes on where it was.
+//! A month of real flights: imported as typed events, replayed into a table of delays, and checked.
+//!
+//! ```text
+//! cargo run --release --example flights                        # January 2013, which lies beside this file
+//! cargo run --release --example flights -- FLIGHTS.csv.gz      # another file, such as that of the whole year
+//! cargo run --release --example flights -- FLIGHTS.csv.gz DIR  # and another store than target/flights.towpath
+//! ```
+//!
+//! Run it twice: the second run finds every row in the store already, and prints the same table without replaying anything.
+//! Kill it at any point and run it again: it goes on where it was.
+//!
+//! What is `pub(crate)` is used by the test that runs this page, too.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -125,25 +127,25 @@ impl Row<'_> {
 /// Under `Os` an append returns once the kernel has the bytes: a killed process loses nothing, a power cut may take the
 /// last rows. That is enough here, because the file is still there and its rows have keys, so running again fills what is
 /// missing. One `Store::sync` at the end makes it last. Where events have no other source, use `Durability::Sync`, the default.
-fn open(directory: &Path) -> Result<Store> {
+pub(crate) fn open(directory: &Path) -> Result<Store> {
     Ok(Options::new().durability(Durability::Os).open(directory)?)
 }
 
 /// What an import did.
 #[derive(Debug, Default)]
-struct Import {
-    rows: u64,
+pub(crate) struct Import {
+    pub(crate) rows: u64,
     /// Rows that stood in the store already.
-    known: u64,
+    pub(crate) known: u64,
     /// Events that were written.
-    written: u64,
+    pub(crate) written: u64,
     /// The table as the rows themselves tell it, to check the replayed one against.
     expected: BTreeMap<String, Delays>,
 }
 
 /// One commit a row: its events are written all or none. Submitting does not wait for the answer, so the rows of one
 /// moment share the writer's turn; the tickets that are on their way are kept in a queue with a bound.
-fn import(store: &Store, file: &Path) -> Result<Import> {
+pub(crate) fn import(store: &Store, file: &Path) -> Result<Import> {
     let mut csv = csv::Reader::from_reader(flate2::read::MultiGzDecoder::new(File::open(file)?));
     let names = csv.headers()?.clone();
     let (mut done, mut tickets) = (Import::default(), VecDeque::new());
@@ -187,7 +189,7 @@ impl Import {
 
 /// Delays by carrier, made from the log. It is saved beside the store, together with how far it has come.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Table {
+pub(crate) struct Table {
     /// The store it was made from. A table of another store is of no use.
     store: String,
     /// The last position that is in it.
@@ -226,7 +228,7 @@ impl Mean {
 ///
 /// Each event counts once, whatever is killed when: table and position are saved as one file, and the cursor's
 /// checkpoint follows only then. Should the two differ, it is the table's position that counts.
-fn replay(store: &Store, saved: &Path) -> Result<(Table, u64)> {
+pub(crate) fn replay(store: &Store, saved: &Path) -> Result<(Table, u64)> {
     let mut table = load(store, saved)?;
     let before = table.upto;
     let mut cursor = store.cursor("delays").open()?;
@@ -303,7 +305,7 @@ fn print(table: &Table) {
 
 /// What went in must have come out: the same table, by way of the log. A store that holds the rows of other files too
 /// has more than this one can tell.
-fn check(table: &Table, import: &Import) -> Result<()> {
+pub(crate) fn check(table: &Table, import: &Import) -> Result<()> {
     let scheduled: u64 = table.carriers.values().map(|delays| delays.scheduled).sum();
     if scheduled > import.rows {
         println!("\nnot checked: the store holds {} flights of other files", scheduled - import.rows);
