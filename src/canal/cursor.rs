@@ -278,7 +278,8 @@ impl Canal for Cursor {
             }
             let log = &self.store.inner.log;
             let patience = if self.store.writer().is_ok() { left } else { left.min(LOOK) };
-            log.head.wait(seen, patience, || log.is_closed());
+            let moved = || self.owned.as_ref().is_some_and(|owned| owned.told() != self.told);
+            log.head.wait(seen, patience, || log.is_closed() || moved());
         }
     }
 

@@ -169,17 +169,21 @@ pub struct Consumer {
 }
 
 impl Store {
-    /// The consumers whose checkpoints the store keeps, by name.
-    pub fn consumers(&self) -> Vec<Consumer> {
+    /// The consumers whose checkpoints the store keeps, by name. On a store that was opened read-only this reads the newest
+    /// segment.
+    ///
+    /// # Errors
+    /// When what a writer in another process has published since cannot be read.
+    pub fn consumers(&self) -> Result<Vec<Consumer>> {
+        let state = self.inner.log.state()?;
         let next = self.head().next().get();
-        let state = guard(&self.inner.log.state);
-        let consumer = |(name, position): (&String, &Position)| Consumer {
-            name: name.clone(),
+        let consumer = |(name, position): (String, Position)| Consumer {
+            name,
             kind: "cursor",
-            position: *position,
+            position,
             lag: next.saturating_sub(position.get()),
         };
-        state.checkpoints.iter().map(consumer).collect()
+        Ok(state.checkpoints.into_iter().map(consumer).collect())
     }
 
     /// Sets where the consumer of this name goes on, forward or back. A cursor that is open under this name notices.
@@ -195,6 +199,8 @@ impl Store {
         let position = position.max(Position::new(1));
         self.set_checkpoint(consumer, position)?.wait()?;
         self.inner.owners.tell(consumer, position.get());
+        // It may be waiting for events.
+        self.inner.log.head.wake();
         Ok(())
     }
 

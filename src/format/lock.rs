@@ -17,6 +17,8 @@ const CRC: Range<usize> = 40..44; // over everything before it
 
 /// The live words, outside the CRC, each 8 bytes and written at once. While a segment is changed, `END` is 0.
 pub(crate) mod word {
+    /// Since when the lock is held: under the CRC, written once by each writer, each time another number.
+    pub(crate) const SINCE: usize = super::SINCE.start;
     /// The first position of the newest segment.
     pub(crate) const SEGMENT: usize = 2048;
     /// Where the published frames of that segment end.

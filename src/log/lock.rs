@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::format::frame::Nonce;
 use crate::format::lock::{self, Holder, NAME, word};
-use crate::id::Position;
+use crate::id::{Position, Timestamp};
 use crate::segment::disk::{Directory, File, Prepared};
 use crate::segment::map::{Access, Map};
 
@@ -49,6 +49,9 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(crate) struct Seen {
     map: Map,
+    writer_lives: bool,
+    /// What a writer left that was gone by then: a power cut may have left more or less. Known by when it began.
+    stale: Option<u64>,
 }
 
 /// What the lock file says, if there is a sound one. Says nothing about whether its process lives.
@@ -90,7 +93,10 @@ impl Held {
         let map = file.map(PAGE as u64, Access::Write)?;
         let held = Self { map, file };
         held.store(word::END, 0);
-        held.file.write_at(&lock::encode(holder)[..word::SEGMENT], 0)?;
+        // Readers tell writers apart by this, also when the clock stands still or goes back.
+        let before = held.map.word(word::SINCE).load(Ordering::SeqCst);
+        let since = Timestamp::from_nanos(holder.since.as_nanos().max(before.saturating_add(1)));
+        held.file.write_at(&lock::encode(&Holder { since, ..*holder })[..word::SEGMENT], 0)?;
         held.store(word::CLOSED, 0);
         // Before anything is written: after a power cut an old word must not call the end good that the log had before.
         held.file.sync()?;
@@ -130,23 +136,33 @@ impl Held {
 }
 
 impl Seen {
-    /// The lock file of a writer that lives; `None` when nobody writes.
-    pub(crate) fn live(directory: &dyn Directory) -> Result<Option<Self>> {
+    /// The lock file, if there is one.
+    pub(crate) fn open(directory: &dyn Directory) -> Result<Option<Self>> {
         let Ok(file) = directory.open(NAME, Access::Read) else { return Ok(None) };
-        if file.len()? < PAGE as u64 || file.lock()? {
+        if file.len()? < PAGE as u64 {
             return Ok(None);
         }
-        Ok(Some(Self { map: file.map(PAGE as u64, Access::Read)? }))
+        let writer_lives = !file.lock()?;
+        if !writer_lives {
+            // The map below would keep the lock for as long as it lives.
+            file.unlock()?;
+        }
+        let mut seen = Self { map: file.map(PAGE as u64, Access::Read)?, writer_lives, stale: None };
+        seen.stale = (!writer_lives).then(|| seen.load(word::SINCE));
+        Ok(Some(seen))
     }
 
-    /// How far the writer has come. `None` while it begins or changes segments.
+    /// How far the writer has come that lived when this was opened, or one that came later. `None` while it begins or
+    /// changes segments.
     pub(crate) fn progress(&self) -> Option<Progress> {
-        let load = |at: usize| self.map.word(at).load(Ordering::SeqCst);
-        let (nonce, segment, end) = (load(word::NONCE), load(word::SEGMENT), load(word::END));
-        let (head, durable) = (load(word::HEAD), load(word::DURABLE));
+        let (nonce, segment, end) = (self.load(word::NONCE), self.load(word::SEGMENT), self.load(word::END));
+        let (head, durable) = (self.load(word::HEAD), self.load(word::DURABLE));
         // The end is 0 from before the segment changes until after: an end that is not, between two looks at one nonce,
         // belongs to that segment.
-        if end == 0 || load(word::NONCE) != nonce || load(word::SEGMENT) != segment {
+        if end == 0 || self.load(word::NONCE) != nonce || self.load(word::SEGMENT) != segment {
+            return None;
+        }
+        if self.stale == Some(self.load(word::SINCE)) {
             return None;
         }
         Some(Progress {
@@ -156,6 +172,15 @@ impl Seen {
             head: Position::new(head),
             durable: Position::new(durable),
         })
+    }
+
+    /// Whether a writer held the store when this was opened.
+    pub(crate) fn writer_lives(&self) -> bool {
+        self.writer_lives
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        self.map.word(at).load(Ordering::SeqCst)
     }
 }
 
@@ -168,7 +193,7 @@ fn make(directory: &dyn Directory) -> Result<Arc<dyn File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{StoreId, Timestamp};
+    use crate::id::StoreId;
     use crate::segment::disk::{Disk, RealDisk};
 
     #[test]
@@ -181,7 +206,7 @@ mod tests {
 
         let first = Held::take(&*directory, &holder).unwrap();
         first.publish(old);
-        let seen = Seen::live(&*directory).unwrap().unwrap();
+        let seen = Seen::open(&*directory).unwrap().unwrap();
         assert_eq!(seen.progress(), Some(old));
         drop(first);
 

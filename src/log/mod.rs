@@ -20,6 +20,7 @@ use crate::format::header;
 use crate::id::{Position, StoreId};
 use crate::log::lock::{Held, Progress, Seen};
 use crate::log::parts::{Part, Parts};
+use crate::log::scan::{AtDamage, scan};
 use crate::log::state::State;
 use crate::segment::Segment;
 use crate::segment::disk::Directory;
@@ -112,7 +113,7 @@ impl Log {
         let Side::Reader(seen) = &self.side else { return Ok(()) };
         let mut seen = guard(seen);
         if seen.is_none() {
-            *seen = Seen::live(&*self.directory)?;
+            *seen = Seen::open(&*self.directory)?;
         }
         match seen.as_ref().and_then(Seen::progress) {
             Some(progress) => self.follow(progress),
@@ -120,9 +121,20 @@ impl Log {
         }
     }
 
-    /// Whether a writer lives in another process.
+    /// Whether a writer held the store when this side was opened for reading.
     pub(crate) fn follows_a_writer(&self) -> bool {
-        matches!(&self.side, Side::Reader(seen) if guard(seen).is_some())
+        matches!(&self.side, Side::Reader(seen) if guard(seen).as_ref().is_some_and(Seen::writer_lives))
+    }
+
+    /// The control state as of now.
+    pub(crate) fn state(&self) -> Result<State> {
+        if let Side::Reader(_) = &self.side {
+            self.refresh()?;
+            // Each segment begins with the whole state.
+            let newest = self.parts.newest();
+            return Ok(scan(&newest.segment, newest.segment.written(), AtDamage::PassOver)?.state);
+        }
+        Ok(guard(&self.state).clone())
     }
 
     fn follow(&self, progress: Progress) -> Result<()> {

@@ -401,10 +401,11 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
     // A writer may begin a segment, or end, between two looks; a few looks settle it.
     let (mut looks, mut failures) = (0, 0);
     loop {
-        let seen = Seen::live(&*directory)?;
+        let seen = Seen::open(&*directory)?;
         let progress = seen.as_ref().and_then(Seen::progress);
         looks += 1;
-        if seen.is_some() && progress.is_none() && looks < CHANGES_PASS {
+        let lives = seen.as_ref().is_some_and(Seen::writer_lives);
+        if lives && progress.is_none() && looks < CHANGES_PASS {
             std::thread::yield_now();
             continue;
         }
@@ -439,14 +440,19 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
     if progress.is_some_and(|progress| progress.nonce != segment.header.nonce) {
         return Err(Error::not_a_store(&directory.path().join(segment.name()), "its file was replaced just now"));
     }
-    let left = crate::log::lock::read(directory).filter(|left| left.progress.segment == newest);
+    // Without a writer: what the last one left says where a store ends that was closed in good order, if it is true.
+    let left = crate::log::lock::read(directory).filter(|left| left.progress.nonce == segment.header.nonce);
     let closed = left.and_then(|left| left.closed);
     let limit = progress.map(|progress| progress.end).or(closed).unwrap_or(segment.capacity());
     segment.allow(limit);
     if let Some(head) = progress.or(left.map(|left| left.progress)).map(|progress| progress.head) {
         segment.set_last(head);
     }
-    let found = scan(&segment, limit, AtDamage::PassOver)?;
+    let mut found = scan(&segment, limit, AtDamage::PassOver)?;
+    if progress.is_none() && !(found.closed && found.end == limit) {
+        segment.allow(segment.capacity());
+        found = scan(&segment, segment.capacity(), AtDamage::PassOver)?;
+    }
     let Some(named) = &found.firsts else {
         return Err(Error::not_a_store(&directory.path().join(segment.name()), "its control state is missing"));
     };

@@ -118,14 +118,29 @@ impl Writer {
         }
         self.shared.check_may_wait()?;
         let Some(threads) = guard(&self.threads).take() else { return Err(Error::Closed) };
-        self.shared.staging.close();
-        self.shared.stopping.store(true, Ordering::Release);
-        self.shared.staging.wake_writer();
-        let _panicked = threads.writer.join();
-        let closed = self.shared.close_log();
-        let housekept = threads.housekeeping.finish();
-        self.shared.log.close();
-        closed.and(housekept).and(self.shared.log.release())
+        let shared = self.shared.clone();
+        shared.staging.close();
+        shared.stopping.store(true, Ordering::Release);
+        shared.staging.wake_writer();
+        if threads.writer.thread().id() != std::thread::current().id() {
+            return threads.end(&shared);
+        }
+        // The last handle of the store was held by a commit's rule and went with it, on the writer's thread, which
+        // cannot wait for itself.
+        let closer = std::thread::Builder::new().name("towpath-close".to_owned());
+        let spawned = closer.spawn(move || threads.end(&shared).is_ok());
+        spawned.map(drop).map_err(|error| Error::io("start a thread for", self.shared.log.directory.path(), error))
+    }
+}
+
+impl Threads {
+    /// Waits for the threads, which were told to end, and closes what they worked on.
+    fn end(self, shared: &Shared) -> Result<()> {
+        let _panicked = self.writer.join();
+        let closed = shared.close_log();
+        let housekept = self.housekeeping.finish();
+        shared.log.close();
+        closed.and(housekept).and(shared.log.release())
     }
 }
 
@@ -173,7 +188,9 @@ impl Shared {
                 break;
             }
         }
+        let spent = turn.spent();
         drop(turn);
+        drop(spent);
         if self.staging.has_work() || self.wants_a_timer() {
             self.staging.wake_writer();
         }
@@ -189,13 +206,22 @@ impl Shared {
         self.staging.wake_writer();
     }
 
+    /// Takes what is staged, if anything is.
+    fn one_turn(&self) {
+        let mut turn = guard(&self.turn);
+        turn.take(&self.staging, &self.log);
+        let spent = turn.spent();
+        drop(turn);
+        drop(spent);
+    }
+
     /// The writer's thread.
     fn run(&self) {
         let mut unsynced_since: Option<Instant> = None;
         loop {
             while self.staging.has_work() {
                 self.staging.gather();
-                guard(&self.turn).take(&self.staging, &self.log);
+                self.one_turn();
             }
             if self.stopping.load(Ordering::Acquire) && !self.staging.has_work() {
                 return;
@@ -230,12 +256,9 @@ impl Shared {
     /// Syncs what is written, without holding up the writer.
     fn sync(&self) -> Result<()> {
         let _one = guard(&self.syncing);
-        let unsynced = {
-            let mut turn = guard(&self.turn);
-            // What was submitted before counts, too.
-            turn.take(&self.staging, &self.log);
-            turn.unsynced()?
-        };
+        // What was submitted before counts, too.
+        self.one_turn();
+        let unsynced = guard(&self.turn).unsynced()?;
         match unsynced.sync(&self.log) {
             Ok(()) => {
                 guard(&self.turn).synced(&unsynced);

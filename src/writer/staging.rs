@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::format::frame;
+use crate::format::{frame, limits};
 use crate::sync::guard;
 use crate::writer::Shared;
 use crate::writer::commit::{Commit, Conditions};
@@ -129,6 +129,7 @@ impl Staging {
             return false;
         }
         taken.bytes.clear();
+        taken.bytes.shrink_to(self.limit.max(limits::STAGING));
         taken.commits.clear();
         taken.group = Arc::new(Group::new(self.shared.clone()));
         let mut inner = guard(&self.inner);

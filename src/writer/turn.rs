@@ -16,6 +16,7 @@ use crate::log::recover::Opened;
 use crate::segment::{Pen, Segment};
 use crate::sync::guard;
 use crate::writer::check::panic_text;
+use crate::writer::commit::Conditions;
 use crate::writer::durability::Durability;
 use crate::writer::housekeeping::Orders;
 use crate::writer::staging::{Pending, Staged, Staging};
@@ -52,6 +53,7 @@ pub(crate) struct Turn {
     /// Why nothing is written any more.
     pub(super) stopped: Option<String>,
     pub(super) staged: Staged,
+    pub(super) spent: Vec<Box<Conditions>>,
 }
 
 /// Frames of the group that are finished and not written yet: the bytes of commits that follow each other.
@@ -110,6 +112,7 @@ impl Turn {
             untouched: opened.recovery.clean && !opened.recovery.created,
             stopped: None,
             staged: Staged::default(),
+            spent: Vec::new(),
         }
     }
 
@@ -124,10 +127,17 @@ impl Turn {
                 let why = self.stopped.get_or_insert(why).clone();
                 staged.commits.iter().map(|_| Err(Box::new(Error::Stopped { why: why.clone() }))).collect()
             });
+            self.spent.extend(staged.commits.drain(..).filter_map(|commit| commit.conditions));
             staged.group.answer(answers);
         }
         self.staged = staged;
         some
+    }
+
+    /// The conditions of commits that were answered. A rule may hold whatever its caller put into it, the last handle of
+    /// the store even, so they are to be dropped only after this turn was let go of.
+    pub(crate) fn spent(&mut self) -> Vec<Box<Conditions>> {
+        std::mem::take(&mut self.spent)
     }
 
     /// One turn is one group commit. Readers see nothing before step 4; the callers are answered with what this returns.

@@ -54,7 +54,7 @@ fn pull(canal: &mut impl Canal, max: usize) -> Vec<u64> {
 }
 
 fn next_of(store: &Store, name: &str) -> u64 {
-    let consumers = store.consumers();
+    let consumers = store.consumers().unwrap();
     consumers.iter().find(|consumer| consumer.name == name).map_or(0, |consumer| consumer.position.get())
 }
 
@@ -505,7 +505,7 @@ fn names_that_cannot_be_used_are_refused_and_nothing_is_kept_of_them() {
     assert!(matches!(store.cursor("a\nb").open(), Err(Error::Invalid { .. })));
     assert!(matches!(store.cursor(&long[..]).open(), Err(Error::TooLarge { size: 1025, limit: 1024, .. })));
     assert!(matches!(store.seek("", Position::new(1)), Err(Error::Invalid { .. })));
-    assert_eq!(store.consumers(), []);
+    assert_eq!(store.consumers().unwrap(), []);
 
     let reading = Store::open_read_only(dir.store_path()).unwrap();
     assert!(matches!(reading.cursor("mail").open(), Err(Error::ReadOnly { .. })));

@@ -61,7 +61,7 @@ fn ask(store: &Store) -> (Answers, bool) {
     let mut backward: Vec<_> = store.read(Query::new()).backwards().filter_map(|e| Some(Told::of(&e.ok()?))).collect();
     backward.reverse();
     let told = !errors.is_empty() || !of_stream_errors.is_empty() || !of_tag_errors.is_empty();
-    let checkpoints = store.consumers().into_iter().map(|c| (c.name, c.position.get())).collect();
+    let checkpoints = store.consumers().unwrap().into_iter().map(|c| (c.name, c.position.get())).collect();
     (Answers { all, of_stream, of_tag, backward, checkpoints }, told || !store.recovery().quarantined.is_empty())
 }
 
@@ -350,7 +350,7 @@ fn nothing_is_forged(path: &Path, what: &str) {
                 }
             }
         }
-        assert!(store.consumers().is_empty(), "{what}, {way}: {:?}", store.consumers());
+        assert!(store.consumers().unwrap().is_empty(), "{what}, {way}: {:?}", store.consumers().unwrap());
     };
     if let Ok(verdict) = inspect::verify(path, |_| {}) {
         assert!(!verdict.ok || verdict.torn_bytes > 0, "{what}: {verdict:?}");

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod broken;
 mod canal_contract;
 mod clock;
 mod cursor;

@@ -52,7 +52,7 @@ fn what_a_handler_refuses_comes_again_and_what_came_before_it_does_not() {
         other => panic!("{other:?}"),
     }
     store.sync().unwrap();
-    assert_eq!(store.consumers()[0].position, Position::new(3));
+    assert_eq!(store.consumers().unwrap()[0].position, Position::new(3));
     assert_eq!(reactor.turn(Duration::ZERO).unwrap(), 3);
 
     drop(reactor);

@@ -194,7 +194,7 @@ fn a_checkpoint_survives_crash_after_crash() {
         path = copy;
     }
     let store = os().open(&path).unwrap();
-    let consumers = store.consumers();
+    let consumers = store.consumers().unwrap();
     assert_eq!(consumers[0].position, Position::new(6), "{consumers:?}");
 }
 

@@ -36,8 +36,8 @@ fn cursors_here_and_in_readers_go_on_when_checkpoints_alone_have_filled_a_segmen
 
     assert_eq!(pull(&mut here), [1]);
     assert_eq!(pull(&mut there), [1]);
-    assert_eq!(store.consumers().len(), 10);
+    assert_eq!(store.consumers().unwrap().len(), 10);
     drop((here, there, reader));
     store.close().unwrap();
-    assert_eq!(scratch.open().consumers().len(), 10);
+    assert_eq!(scratch.open().consumers().unwrap().len(), 10);
 }

@@ -33,7 +33,7 @@ struct Consumer<'a> {
 
 pub(crate) fn run(args: &StoreDir, out: &mut Out) -> Result<Answer> {
     let summary = inspect::summary(&args.dir)?;
-    let consumers = Store::open_read_only(&args.dir)?.consumers();
+    let consumers = Store::open_read_only(&args.dir)?.consumers()?;
     let info = info(&summary, &consumers);
     if out.is_json() {
         out.object(&info)?;
