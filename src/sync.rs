@@ -53,7 +53,7 @@ impl Gate {
     pub(crate) fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.waiters.load(Ordering::Relaxed) > 0 {
-            drop(guard(&self.lock));
+            drop(guard_gate(&self.lock));
             self.changed.notify_all();
         }
     }
@@ -102,7 +102,7 @@ impl Gate {
     fn announced(&self, park: impl FnOnce(MutexGuard<'_, ()>)) {
         self.waiters.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        park(guard(&self.lock));
+        park(guard_gate(&self.lock));
         self.waiters.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -164,16 +164,19 @@ impl Drop for Owned {
     }
 }
 
+/// Locks, also when another thread panicked while it held the lock: what these locks guard is never left half done.
+pub(crate) fn guard<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The same for a gate's lock, which is loom's under loom.
 #[cfg(loom)]
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn guard_gate(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     mutex.lock().unwrap()
 }
 
-/// Locks, also when another thread panicked while it held the lock: what these locks guard is never left half done.
 #[cfg(not(loom))]
-pub(crate) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use guard as guard_gate;
 
 #[cfg(all(test, loom))]
 mod tests {
