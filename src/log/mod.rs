@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::header;
 use crate::id::{Position, StoreId};
 use crate::log::lock::{Held, Progress, Seen};
-use crate::log::parts::{Part, Parts};
+use crate::log::parts::{Part, Parts, read_header};
 use crate::log::scan::{AtDamage, scan};
 use crate::log::state::State;
 use crate::segment::Segment;
@@ -149,6 +149,10 @@ impl Log {
                 let path = self.directory.path().join(following.name());
                 Error::not_a_store(&path, format!("it does not follow {}", newest.segment.name()))
             })?;
+            if read_header(&*self.directory, newest.segment.first())?.nonce != newest.segment.header.nonce {
+                self.parts.replace_newest(Part::new(open_newest(&*self.directory, newest.segment.first())?));
+                continue;
+            }
             newest.segment.allow(previous.end);
             newest.segment.set_written(previous.end);
             self.parts.push(Part::new(following));

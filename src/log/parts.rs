@@ -110,9 +110,9 @@ impl Parts {
     /// no event.
     pub(crate) fn after(&self, part: &Part) -> Result<Option<Arc<Part>>> {
         let first = part.segment.first();
-        let newest = self.newest();
-        if newest.segment.first() == first {
-            return Ok(Some(newest).filter(|newest| !Arc::ptr_eq(&newest.segment, &part.segment)));
+        let in_its_place = self.of(first)?;
+        if in_its_place.segment.header.nonce != part.segment.header.nonce {
+            return Ok(Some(in_its_place));
         }
         let following = {
             let slots = self.slots();

@@ -29,8 +29,9 @@ const COPIED_AT_ONCE: usize = 1 << 20;
 /// So often a reader looks again when it comes while a writer begins or changes segments, which is a few stores.
 const CHANGES_PASS: u32 = 1_000;
 
-/// So often a reader tries again when files changed under its eyes.
-const FAILURES_PASS: u32 = 4;
+/// So often a reader tries again, a millisecond apart, when files changed under its eyes: beside a writer, and without.
+const FAILURES_PASS: u32 = 500;
+const FAILURES_STAY: u32 = 4;
 
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -421,10 +422,12 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
                 log.durable.store(durable.get(), std::sync::atomic::Ordering::Release);
                 return Ok((log, recovery));
             }
-            Err(error) if failures >= FAILURES_PASS => return Err(error),
+            Err(error) if failures >= if progress.is_some() { FAILURES_PASS } else { FAILURES_STAY } => {
+                return Err(error);
+            }
             Err(_) => {
                 failures += 1;
-                std::thread::yield_now();
+                std::thread::sleep(std::time::Duration::from_millis(1));
             }
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Walk {
     /// Events before this one are passed over.
     from: Position,
     plan: Plan,
+    /// Whether damage was told of in this part, so that positions up to the next one may be missing.
+    lost: bool,
 }
 
 /// How the events of a part are found.
@@ -61,7 +63,7 @@ impl Walk {
     fn in_part(part: Arc<Part>, filter: Filter, from: Position) -> Self {
         let (offset, next) = start_in(&part, from);
         let passes_all = filter.is_all();
-        Self { filter, passes_all, part, offset, next, from, plan: Plan::Undecided }
+        Self { filter, passes_all, part, offset, next, from, plan: Plan::Undecided, lost: false }
     }
 
     /// The part that the last step was in.
@@ -112,10 +114,19 @@ impl Walk {
                 return Ok(None);
             }
             let Some(following) = log.parts.after(&self.part)? else { return Ok(None) };
+            let missing = matches!(self.plan, Plan::Scan) && self.next < following.segment.first() && !self.lost;
+            let gap = missing.then(|| {
+                let what = "the events up to the next segment are missing";
+                Step::Damaged(Box::new(self.part.segment.damage(limit, limit, self.next, what)))
+            });
             self.part = following;
             self.offset = PAGE as u64;
             self.next = self.part.segment.first();
             self.plan = Plan::Undecided;
+            self.lost = false;
+            if gap.is_some() {
+                return Ok(gap);
+            }
         }
     }
 
@@ -203,6 +214,7 @@ impl Walk {
     fn damaged(&mut self, limit: u64, what: &str) -> Option<Step> {
         let segment = &self.part.segment;
         let damage = damage_at(&self.part, self.offset, limit, self.next, what);
+        self.lost = true;
         self.offset = damage.offset + damage.length;
         if let Found::Frame(frame) = segment.find(self.offset, limit) {
             self.next = frame.position();

@@ -41,3 +41,31 @@ fn cursors_here_and_in_readers_go_on_when_checkpoints_alone_have_filled_a_segmen
     store.close().unwrap();
     assert_eq!(scratch.open().consumers().unwrap().len(), 10);
 }
+
+/// The same when a large event takes the place, and the log has gone on to other segments before anybody looks.
+#[test]
+fn nothing_is_skipped_when_the_replacement_was_sealed_before_a_reader_looked() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let reader = Store::open_read_only(scratch.store_path()).unwrap();
+    let mut here = store.follow().open().unwrap();
+    let mut there = reader.follow().open().unwrap();
+    assert!(pull(&mut here).is_empty() && pull(&mut there).is_empty());
+
+    store.append("large-1", NewEvent::new("stored", &vec![7; 300 << 10])).unwrap();
+    for _ in 0..200 {
+        store.append("small-1", NewEvent::new("stored", &[7; 4096])).unwrap();
+    }
+
+    for cursor in [&mut here, &mut there] {
+        let mut positions = Vec::new();
+        loop {
+            let more = pull(cursor);
+            if more.is_empty() {
+                break;
+            }
+            positions.extend(more);
+        }
+        assert_eq!(positions, (1..=201).collect::<Vec<_>>());
+    }
+}
