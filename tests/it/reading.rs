@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use towpath::{
-    Commit, Durability, Ended, Event, EventId, ManualClock, NewEvent, Position, Query, Reader, Revision, Store,
-    Timestamp,
+    Commit, Durability, Ended, EventId, ManualClock, NewEvent, Position, Query, Reader, Revision, Store, Timestamp,
 };
 
+use crate::support::told::Told;
 use crate::support::{Scratch, cases, is_dense, noted, positions, small, texts};
 
 const STREAMS: [&str; 9] = ["a", "a-1", "a-2", "a-", "ab-1", "b-1", "b-1-x", "b-2", "c"];
@@ -36,32 +36,6 @@ struct Given {
     later: i64,
     /// Whether its commit goes on with the next event.
     goes_on: bool,
-}
-
-/// An event, as it has to come back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Known {
-    position: u64,
-    stream: String,
-    revision: u64,
-    type_name: String,
-    tags: Vec<String>,
-    time: u64,
-    payload: Vec<u8>,
-}
-
-impl Known {
-    fn of(event: &Event<'_>) -> Self {
-        Self {
-            position: event.position().get(),
-            stream: event.stream().to_owned(),
-            revision: event.revision().get(),
-            type_name: event.type_name().to_owned(),
-            tags: event.tags().map(str::to_owned).collect(),
-            time: event.time().as_nanos(),
-            payload: event.payload().to_owned(),
-        }
-    }
 }
 
 /// One alternative of a query: lists of names.
@@ -114,16 +88,16 @@ impl Reading {
     }
 
     /// The same by looking at every event.
-    fn naively<'a>(&self, log: &'a [Known]) -> Vec<&'a Known> {
+    fn naively<'a>(&self, log: &'a [Told]) -> Vec<&'a Told> {
         // Each of them says where to begin: the last one that is called counts.
         let from = self.after.map(|position| position + 1).or(self.from).unwrap_or(0);
-        let narrowed = |event: &&Known| {
+        let narrowed = |event: &&Told| {
             event.position >= from
                 && event.position <= self.until.unwrap_or(u64::MAX)
                 && event.time >= self.since.unwrap_or(0)
                 && (self.alternatives.is_empty() || self.alternatives.iter().any(|asked| asked.matches(event)))
         };
-        let mut found: Vec<&Known> = log.iter().filter(narrowed).collect();
+        let mut found: Vec<&Told> = log.iter().filter(narrowed).collect();
         if self.backwards {
             found.reverse();
         }
@@ -132,11 +106,11 @@ impl Reading {
     }
 
     /// Compares the two.
-    fn check(&self, store: &Store, log: &[Known]) -> Result<(), String> {
+    fn check(&self, store: &Store, log: &[Told]) -> Result<(), String> {
         let mut reader = self.of(store);
         let mut found = Vec::new();
         for event in &mut reader {
-            found.push(Known::of(&event.map_err(|error| error.to_string())?));
+            found.push(Told::of(&event.map_err(|error| error.to_string())?));
         }
         let expected = self.naively(log);
         if !found.iter().eq(expected.iter().copied()) {
@@ -160,7 +134,7 @@ impl Reading {
 }
 
 impl Asked {
-    fn matches(&self, event: &Known) -> bool {
+    fn matches(&self, event: &Told) -> bool {
         let category = event.stream.split('-').next().unwrap();
         let any = |names: &[&str], name: &str| names.is_empty() || names.contains(&name);
         any(&self.streams, &event.stream)
@@ -171,7 +145,7 @@ impl Asked {
 }
 
 /// Writes a history, and knows what has to be read.
-fn write(dir: &Scratch, history: &[Given]) -> (Store, Vec<Known>) {
+fn write(dir: &Scratch, history: &[Given]) -> (Store, Vec<Told>) {
     let clock = Arc::new(ManualClock::at(Timestamp::from_nanos(1_000)));
     let options = small().segment_bytes(64 << 10).durability(Durability::Os);
     let store = options.clock(clock.clone()).open(dir.store_path()).unwrap();
@@ -180,8 +154,8 @@ fn write(dir: &Scratch, history: &[Given]) -> (Store, Vec<Known>) {
     for (n, given) in history.iter().enumerate() {
         let payload: Vec<u8> = (0..given.size).map(|byte| (byte + n) as u8).collect();
         commit.event(given.stream, NewEvent::new(given.type_name, &payload).tags(given.tags.clone()));
-        let revision = log.iter().filter(|event: &&Known| event.stream == given.stream).count() as u64 + 1;
-        log.push(Known {
+        let revision = log.iter().filter(|event: &&Told| event.stream == given.stream).count() as u64 + 1;
+        log.push(Told {
             position: n as u64 + 1,
             stream: given.stream.to_owned(),
             revision,
@@ -189,6 +163,7 @@ fn write(dir: &Scratch, history: &[Given]) -> (Store, Vec<Known>) {
             tags: given.tags.iter().map(|tag| (*tag).to_owned()).collect(),
             time: 0,
             payload,
+            key: None,
         });
         if given.goes_on && n + 1 < history.len() {
             continue;
@@ -287,10 +262,10 @@ fn every_combination_agrees_with_a_naive_scan() {
     });
 }
 
-fn check_points(store: &Store, log: &[Known]) {
+fn check_points(store: &Store, log: &[Told]) {
     for known in log {
         let here = store.event(Position::new(known.position)).unwrap().unwrap();
-        assert_eq!(&Known::of(&here), known);
+        assert_eq!(&Told::of(&here), known);
         let there = store.event_at(&known.stream, Revision::new(known.revision)).unwrap().unwrap();
         assert_eq!(there.position(), here.position());
     }
@@ -336,14 +311,14 @@ fn the_comparison_with_a_naive_scan_notices_everything_that_is_not_heeded() {
             let mut right = Reading { backwards, ..all.clone() };
             narrow(&mut right);
             right.check(&store, &log).unwrap();
-            let not_heeded: Vec<Known> =
+            let not_heeded: Vec<Told> =
                 Reading { backwards: false, ..right.clone() }.naively(&log).into_iter().cloned().collect();
             assert!(not_heeded.len() < log.len(), "{n}");
             assert!(all.check(&store, &not_heeded).is_err(), "{n}");
         }
     }
     assert!(Reading { backwards: true, ..all.clone() }.check(&store, &[]).is_err());
-    let changes: [fn(&mut Known); 3] =
+    let changes: [fn(&mut Told); 3] =
         [|known| known.time += 1, |known| known.payload[0] ^= 1, |known| known.revision += 1];
     for change in changes {
         let mut other = log.clone();
