@@ -222,7 +222,8 @@ impl Model {
             let event = store.event(Position::new(known.position)).unwrap();
             same("event", timeless(event.iter().map(Told::of).collect()), vec![known.clone()])?;
         }
-        let consumers = store.consumers().into_iter().map(|found| (found.name, found.position.get(), found.lag));
+        let consumers =
+            store.consumers().unwrap().into_iter().map(|found| (found.name, found.position.get(), found.lag));
         let known = self.checkpoints.iter().map(|(name, next)| ((*name).to_owned(), *next, self.head() + 1 - next));
         same("consumers", consumers.collect::<Vec<_>>(), known.collect())
     }
