@@ -6,6 +6,7 @@ mod clock;
 mod cursor;
 mod damage;
 mod flights;
+mod following;
 mod fuzz_regressions;
 mod graph;
 mod layering;
