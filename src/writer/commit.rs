@@ -1,5 +1,6 @@
 //! A commit before it is written: its events as staged frames, and what must hold for it.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -162,6 +163,12 @@ impl Commit {
 }
 
 impl Conditions {
+    /// Whether commits that are finished and not written yet have to be written before these can be looked at. Keys and
+    /// expected revisions alone need that only when one of `keys` comes again.
+    pub(crate) fn look_at_the_log(&self, keys: &HashSet<String>) -> bool {
+        self.condition.is_some() || self.rule.is_some() || self.key.as_ref().is_some_and(|key| keys.contains(key))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.expected.is_empty() && self.condition.is_none() && self.key.is_none() && self.rule.is_none()
     }

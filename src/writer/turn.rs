@@ -1,6 +1,7 @@
 //! The writer's turn: one group commit. A plain function of its state, run by whoever holds it: the writer's thread, or
 //! a caller that waits anyway.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -66,6 +67,8 @@ struct Run {
     next: Position,
     last_crc: u32,
     records: Vec<Control>,
+    /// The idempotency keys among them.
+    keys: HashSet<String>,
 }
 
 /// What has to be synced for everything written so far to last.
@@ -168,7 +171,9 @@ impl Turn {
     /// Decides whether a commit may be written, and sees to it that there is room for it.
     fn admit(&mut self, commit: &Pending, group: &mut Group<'_>, log: &Arc<Log>) -> Result<Verdict> {
         if let Some(conditions) = &commit.conditions {
-            self.write(group, log);
+            if conditions.look_at_the_log(&group.run.keys) {
+                self.write(group, log);
+            }
             self.check_running()?;
             if let Some(receipt) = self.check(conditions, &group.bytes[commit.bytes.clone()], log)? {
                 return Ok(Verdict::Written(receipt));
@@ -199,6 +204,7 @@ impl Turn {
                 next: self.next,
                 last_crc: self.last_crc,
                 records: Vec::new(),
+                keys: HashSet::new(),
             };
         }
         let (next, last_crc) = (self.next, self.last_crc);
@@ -206,6 +212,7 @@ impl Turn {
             Ok(receipt) => {
                 group.run.bytes.end = commit.bytes.end;
                 group.run.commits.end = at + 1;
+                group.run.keys.extend(commit.conditions.as_ref().and_then(|conditions| conditions.key.clone()));
                 Ok(receipt)
             }
             Err(error) => {

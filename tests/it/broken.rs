@@ -84,3 +84,16 @@ fn a_reader_sees_what_writers_wrote_that_came_and_went_between_two_looks() {
         assert_eq!(reader.consumers().unwrap()[0].position, Position::new(round + 1));
     }
 }
+
+/// W7: also when the first commit of the key is finished and not written yet.
+#[test]
+fn a_key_that_comes_twice_in_one_group_is_written_once() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let mut commit = Commit::new();
+    commit.event("a-1", event()).key("once");
+    let tickets: Vec<_> = (0..200).map(|_| store.submit(&commit).unwrap()).collect();
+    let duplicates = tickets.into_iter().map(|ticket| ticket.wait().unwrap());
+    let duplicates = duplicates.filter(|receipt| receipt.first() == Position::new(1) && receipt.is_duplicate()).count();
+    assert_eq!((duplicates, store.head()), (199, Position::new(1)));
+}
