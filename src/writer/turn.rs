@@ -54,7 +54,7 @@ pub(crate) struct Turn {
     /// Why nothing is written any more.
     pub(super) stopped: Option<String>,
     pub(super) staged: Staged,
-    pub(super) spent: Vec<Box<Conditions>>,
+    pub(super) spent: Vec<Conditions>,
 }
 
 /// Frames of the group that are finished and not written yet: the bytes of commits that follow each other.
@@ -130,7 +130,8 @@ impl Turn {
                 let why = self.stopped.get_or_insert(why).clone();
                 staged.commits.iter().map(|_| Err(Box::new(Error::Stopped { why: why.clone() }))).collect()
             });
-            self.spent.extend(staged.commits.drain(..).filter_map(|commit| commit.conditions));
+            self.spent
+                .extend(staged.commits.drain(..).filter_map(|commit| commit.conditions.map(|conditions| *conditions)));
             staged.group.answer(answers);
         }
         self.staged = staged;
@@ -139,7 +140,7 @@ impl Turn {
 
     /// The conditions of commits that were answered. A rule may hold whatever its caller put into it, the last handle of
     /// the store even, so they are to be dropped only after this turn was let go of.
-    pub(crate) fn spent(&mut self) -> Vec<Box<Conditions>> {
+    pub(crate) fn spent(&mut self) -> Vec<Conditions> {
         std::mem::take(&mut self.spent)
     }
 
