@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::format::frame::ALIGN;
 use crate::format::header::{self, Previous};
 use crate::format::lock::{self, Holder};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::log::grow::{self, Beginning, Manner, SPARE_NAME, Spare};
 use crate::log::lock::{Held, Left, Progress, Seen};
 use crate::log::parts::{Part, Parts, read_header};
-use crate::log::scan::{AtDamage, Scan, Tail, scan};
+use crate::log::scan::{AtDamage, Scan, Tail, data_end, scan};
 use crate::log::state::State;
 use crate::log::{Log, Side};
 use crate::segment::disk::{Directory, Disk, File, Prepared};
@@ -165,6 +166,7 @@ fn find_newest(
     left: Option<Left>,
     recovery: &mut Recovery,
 ) -> Result<Newest> {
+    check_newest_is_there(directory, left, &firsts)?;
     let mut durable = Position::START;
     loop {
         let Some(first) = firsts.pop() else {
@@ -196,7 +198,7 @@ fn find_newest(
         durable = durable.max(segment.header.durable).max(found.durable);
         // Behind the closing record nothing was written; what stands there is written over, and need not be read.
         let clean = found.closed && closed == Some(found.end);
-        let tail = found.tail(&segment, if clean { found.end } else { segment.capacity() }, durable);
+        let tail = if clean { Tail::Blank } else { found.tail(&segment, segment.capacity(), durable) };
         if let Tail::Damaged(damage) = tail {
             return Err(Error::Damaged(damage));
         }
@@ -225,6 +227,19 @@ fn find_newest(
             quarantine(directory, &segment, found.end, end, recovery)?;
         }
         return Ok(Newest { segment, scan: found, firsts: before });
+    }
+}
+
+/// A segment that the lock file names, and that held events that were durable, has to be there.
+fn check_newest_is_there(directory: &dyn Directory, left: Option<Left>, there: &[Position]) -> Result<()> {
+    match left.map(|left| left.progress) {
+        Some(Progress { segment, durable, .. })
+            if durable >= segment && there.last().is_some_and(|last| *last < segment) =>
+        {
+            let path = directory.path().join(header::file_name(segment));
+            Err(Error::not_a_store(&path, "the segment is missing"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -351,7 +366,7 @@ fn keep(
 /// Behind the last byte of a file that is not zero.
 fn used(file: &dyn File) -> Result<u64> {
     let mut bytes = vec![0; COPIED_AT_ONCE];
-    let mut end = file.len()?;
+    let mut end = file.data_end()?;
     while end > 0 {
         let start = (end - 1) / COPIED_AT_ONCE as u64 * COPIED_AT_ONCE as u64;
         let read = file.read_at(&mut bytes[..(end - start) as usize], start)?;
@@ -443,12 +458,16 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
     if progress.is_some_and(|progress| progress.nonce != segment.header.nonce) {
         return Err(Error::not_a_store(&directory.path().join(segment.name()), "its file was replaced just now"));
     }
+    let left = crate::log::lock::read(directory).filter(|left| left.holder.store == segment.header.store);
+    if progress.is_none() {
+        check_newest_is_there(directory, left, &firsts)?;
+    }
     // Without a writer: what the last one left says where a store ends that was closed in good order, if it is true.
-    let left = crate::log::lock::read(directory).filter(|left| left.progress.nonce == segment.header.nonce);
-    let closed = left.and_then(|left| left.closed);
+    let of_newest = left.filter(|left| left.progress.nonce == segment.header.nonce);
+    let closed = of_newest.and_then(|left| left.closed);
     let limit = progress.map(|progress| progress.end).or(closed).unwrap_or(segment.capacity());
     segment.allow(limit);
-    if let Some(head) = progress.or(left.map(|left| left.progress)).map(|progress| progress.head) {
+    if let Some(head) = progress.or(of_newest.map(|left| left.progress)).map(|progress| progress.head) {
         segment.set_last(head);
     }
     let mut found = scan(&segment, limit, AtDamage::PassOver)?;
@@ -461,7 +480,15 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
     };
     let there: Vec<Position> = firsts.into_iter().filter(|first| *first < newest).collect();
     check_chain(directory, &segment, named, &there)?;
-    segment.set_written(found.end);
+    let mut end = found.end;
+    let is_clean = found.closed && closed == Some(end);
+    if let Some(left) = left.filter(|left| progress.is_none() && !is_clean && left.progress.durable >= found.next) {
+        // What was durable and is not there is for readers to meet, as damage.
+        segment.allow(segment.capacity());
+        end = data_end(&segment, end, segment.capacity()).max(end + ALIGN as u64);
+        found.next = left.progress.durable.next();
+    }
+    segment.set_written(end);
     Ok((segment, found))
 }
 

@@ -198,6 +198,8 @@ fn is_torn(segment: &Segment, offset: u64, data_end: u64) -> bool {
 /// Behind the last byte that is not zero, rounded up to where a frame could begin.
 pub(crate) fn data_end(segment: &Segment, from: u64, to: u64) -> u64 {
     const BLANK: [u8; 4096] = [0; 4096];
+    let end = to;
+    let to = to.min(segment.data_end().max(from));
     let bytes = segment.bytes(from, to);
     let mut used = bytes.len();
     for chunk in bytes.rchunks(BLANK.len()) {
@@ -207,7 +209,7 @@ pub(crate) fn data_end(segment: &Segment, from: u64, to: u64) -> u64 {
         }
         used -= chunk.len();
     }
-    from + (used as u64).next_multiple_of(8).min(bytes.len() as u64)
+    (from + (used as u64).next_multiple_of(8)).min(end)
 }
 
 fn unknown_record(segment: &Segment, frame: Frame<'_>) -> Error {

@@ -19,6 +19,10 @@ const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o700);
 /// Zeroes are written in pieces of this size: larger ones make large folios, and then each sync writes a megabyte.
 const ZEROES: usize = 4096;
 
+/// A file in more pieces than this is looked at whole.
+#[cfg(target_os = "linux")]
+const EXTENTS_LOOKED_AT: u32 = 1000;
+
 /// A file system.
 pub(crate) trait Disk: Send + Sync + Debug {
     /// Opens a directory, or makes it when `create` says so and its parent is there.
@@ -49,6 +53,10 @@ pub(crate) trait Directory: Send + Sync + Debug {
 /// An open file.
 pub(crate) trait File: Send + Sync + Debug {
     fn len(&self) -> Result<u64>;
+    /// Behind this there are holes only, as far as the file system says; at most the length.
+    fn data_end(&self) -> Result<u64> {
+        self.len()
+    }
     /// Fills as much of `buffer` as the file has from `offset` on, and says how much.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
@@ -123,6 +131,10 @@ impl RealDirectory {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Error::not_a_store(&path, "it is not a regular file"));
         }
+        // Writing behind the limit would end the process with SIGXFSZ.
+        if flags.contains(OFlags::RDWR) && is_over_limit(stat.st_size as u64) {
+            return Err(disk_full(&path, stat.st_size as u64));
+        }
         if flags.contains(OFlags::CREATE) {
             rustix::fs::fchmod(&fd, FILE_MODE).map_err(|error| Error::io("create", &path, error))?;
         }
@@ -186,7 +198,11 @@ impl Directory for RealDirectory {
 
     fn subdirectory(&self, name: &str) -> Result<Arc<dyn Directory>> {
         match rustix::fs::mkdirat(&self.handle, name, DIRECTORY_MODE) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            // The umask may have taken away what opening it needs.
+            Ok(()) => {
+                self.io("create", name, rustix::fs::chmodat(&self.handle, name, DIRECTORY_MODE, AtFlags::empty()))?
+            }
+            Err(Errno::EXIST) => {}
             error => self.io("create", name, error)?,
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -218,6 +234,21 @@ impl File for RealFile {
         self.io("read", self.handle.metadata().map(|metadata| metadata.len()))
     }
 
+    #[cfg(target_os = "linux")]
+    fn data_end(&self) -> Result<u64> {
+        use rustix::fs::{SeekFrom, seek};
+        let len = self.len()?;
+        let mut end = 0;
+        for _ in 0..EXTENTS_LOOKED_AT {
+            match seek(&self.handle, SeekFrom::Data(end)) {
+                Ok(data) => end = seek(&self.handle, SeekFrom::Hole(data)).unwrap_or(len),
+                Err(Errno::NXIO) => return Ok(end.min(len)),
+                Err(_) => break,
+            }
+        }
+        Ok(len)
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -239,9 +270,8 @@ impl File for RealFile {
     }
 
     fn allocate(&self, len: u64, prepared: Prepared) -> Result<()> {
-        // The kernel would end the process with SIGXFSZ.
-        let most = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-        if most.is_some_and(|most| len > most) {
+        // Writing behind the limit would end the process with SIGXFSZ.
+        if is_over_limit(len) {
             return Err(disk_full(&self.path, len));
         }
         #[cfg(target_os = "linux")]
@@ -296,6 +326,12 @@ fn try_lock(handle: &StdFile, path: &Path) -> Result<bool> {
 
 fn disk_full(path: &Path, needed: u64) -> Error {
     Error::DiskFull { path: path.to_owned(), needed }
+}
+
+/// Whether a file of this length goes over the process's limit on file sizes.
+fn is_over_limit(len: u64) -> bool {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    most.is_some_and(|most| len > most)
 }
 
 /// No space, no quota, or over the process's limit on file sizes.

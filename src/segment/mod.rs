@@ -181,6 +181,11 @@ impl Segment {
         self.map.allow(upto);
     }
 
+    /// Behind this there are holes only, which need not be looked at.
+    pub(crate) fn data_end(&self) -> u64 {
+        self.file.as_ref().and_then(|file| file.data_end().ok()).unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn is_sealed(&self) -> bool {
         self.sealed.load(Ordering::Acquire)
     }

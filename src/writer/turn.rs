@@ -360,7 +360,11 @@ impl Turn {
             return Ok(());
         }
         if self.pen.end() > CLOSE_ROLLS_ABOVE && self.next > self.pen.segment().first() {
-            self.roll_small(log)?;
+            // Where there is no room for another one, opening reads more next time.
+            match self.roll_small(log) {
+                Ok(()) | Err(Error::DiskFull { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         self.sync_all(log)?;
         let mut bytes = Vec::new();

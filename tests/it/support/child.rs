@@ -1,7 +1,9 @@
 //! Tests that need a process of their own run this binary again, with one test and a role in the environment.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 const ROLE: &str = "TOWPATH_TEST_ROLE";
 const STORE: &str = "TOWPATH_TEST_STORE";
@@ -22,11 +24,28 @@ pub(crate) fn role() -> Option<(String, std::path::PathBuf)> {
     Some((std::env::var(ROLE).ok()?, std::env::var_os(STORE)?.into()))
 }
 
+/// How long a child may take before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Runs a child and gives the lines that it said, each marked with `said:`. The child must have ended in good order.
-pub(crate) fn said(mut command: Command) -> Vec<String> {
-    let output = command.output().unwrap();
+pub(crate) fn said(command: Command) -> Vec<String> {
+    let output = finish(command);
     assert!(output.status.success(), "{}", all_of(&output));
     lines(&output)
+}
+
+/// Runs a child to its end. One that hangs is killed, with what it started, and fails the test.
+pub(crate) fn finish(mut command: Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+    let group = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    let (send, ended) = std::sync::mpsc::channel();
+    let waiting = std::thread::spawn(move || send.send(child.wait_with_output().unwrap()));
+    let output = ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        panic!("{command:?} hangs");
+    });
+    waiting.join().unwrap().unwrap();
+    output
 }
 
 pub(crate) fn lines(output: &Output) -> Vec<String> {
@@ -52,4 +71,17 @@ pub(crate) fn skip(test: &str, why: &str) {
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Whether file systems can be mounted here, seen by one child alone.
+pub(crate) fn can_mount() -> bool {
+    let tried = Command::new("unshare").args(["-m", "true"]).stderr(Stdio::null()).status();
+    is_root() && tried.is_ok_and(|status| status.success())
+}
+
+/// A child whose mounts nobody else sees, and that are gone with it.
+pub(crate) fn in_own_mounts(test: &str, role: &str, store: &Path) -> Command {
+    let mut program = Command::new("unshare");
+    program.arg("-m").arg(std::env::current_exe().unwrap());
+    of_program(program, test, role, store)
 }

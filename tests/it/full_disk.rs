@@ -1,0 +1,243 @@
+//! W11, W12: a disk without room, and one that fails.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use towpath::{Durability, Error, NewEvent, Options, Store, inspect};
+
+use crate::support::Scratch;
+use crate::support::child::{self, say};
+use crate::support::files;
+use crate::support::told;
+
+const PAYLOAD: [u8; 1000] = [9; 1000];
+
+fn durability(name: &str) -> Durability {
+    match name {
+        "sync" => Durability::Sync,
+        "every" => Durability::Every(Duration::from_millis(1)),
+        _ => Durability::Os,
+    }
+}
+
+fn options(name: &str) -> Options {
+    Options::new().segment_bytes(256 << 10).durability(durability(name))
+}
+
+fn append(store: &Store) -> towpath::Result<towpath::Receipt> {
+    store.append("s-1", NewEvent::new("t", &PAYLOAD))
+}
+
+/// Fills the disk that `path` is on, all but `spare` bytes.
+fn fill(path: &Path, spare: usize) {
+    let mut file = fs::File::create(path).unwrap();
+    let mut written = 0usize;
+    while file.write_all(&[1; 4096]).is_ok() {
+        written += 4096;
+    }
+    file.set_len(written.saturating_sub(spare) as u64).unwrap();
+}
+
+/// Appends until the disk is full.
+fn append_until_full(store: &Store) {
+    for _ in 0..10_000 {
+        match append(store) {
+            Ok(_) => {}
+            Err(Error::DiskFull { .. }) => return,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    panic!("the disk is never full");
+}
+
+/// W11.
+#[test]
+fn a_full_disk_refuses_appends_until_there_is_room_again() {
+    const NAME: &str = "full_disk::a_full_disk_refuses_appends_until_there_is_room_again";
+    let Some((role, disk)) = child::role() else {
+        if !child::can_mount() {
+            return child::skip(NAME, "mounting needs root and `unshare`");
+        }
+        for durability in ["sync", "every", "os"] {
+            let scratch = Scratch::new();
+            let disk = scratch.path().join("disk");
+            fs::create_dir(&disk).unwrap();
+            assert_eq!(child::said(child::in_own_mounts(NAME, durability, &disk)), ["done"], "{durability}");
+        }
+        return;
+    };
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(&disk).status();
+    assert!(mounted.unwrap().success());
+    let (path, ballast) = (disk.join("store"), disk.join("ballast"));
+    let store = options(&role).open(&path).unwrap();
+    for _ in 0..10 {
+        append(&store).unwrap();
+    }
+
+    // Full, and room again, more than once: without opening the store again.
+    for round in 0..3 {
+        fill(&ballast, 0);
+        append_until_full(&store);
+        let head = store.head();
+        let before = told::all(&store);
+        assert_eq!(before.len() as u64, head.get());
+        let error = append(&store).unwrap_err();
+        assert!(
+            matches!(&error, Error::DiskFull { path: of, needed } if of.starts_with(&path) && *needed > 1000),
+            "{error}"
+        );
+        assert_eq!((store.head(), told::all(&store)), (head, before), "nothing of it is visible");
+        assert_eq!(store.revision("s-1").unwrap().get(), head.get());
+        assert_eq!(Store::open_read_only(&path).unwrap().head(), head);
+        if role != "os" || round == 1 {
+            store.sync().unwrap();
+        }
+        let leftovers = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(leftovers.filter(|name| name.ends_with(".tmp")).collect::<Vec<_>>(), [""; 0]);
+
+        fs::remove_file(&ballast).unwrap();
+        let receipt = append(&store).unwrap();
+        assert_eq!((receipt.first(), receipt.revision().get()), (head.next(), head.get() + 1));
+    }
+    let all = told::all(&store);
+    store.close().unwrap();
+    assert!(inspect::verify(&path, |_| {}).unwrap().ok);
+
+    // Opening after a crash needs room for a segment. Without it nothing is lost.
+    let store = options(&role).open(&path).unwrap();
+    assert!(store.recovery().clean);
+    append(&store).unwrap();
+    let all = [all, vec![told::all(&store).pop().unwrap()]].concat();
+    let crashed = disk.join("crashed");
+    files::copy(&path, &crashed);
+    drop(store);
+    fs::remove_dir_all(&path).unwrap();
+    fill(&ballast, 0);
+    for _ in 0..2 {
+        assert!(matches!(told::refusal(options(&role), &crashed), Error::DiskFull { .. }));
+        assert_eq!(told::all(&Store::open_read_only(&crashed).unwrap()), all);
+    }
+    fs::remove_file(&ballast).unwrap();
+    let store = options(&role).open(&crashed).unwrap();
+    assert_eq!(told::all(&store), all);
+
+    // Closing needs no room that is not there: everything is on the disk, and says so or is told.
+    append_until_nearly_full(&store, &ballast);
+    let all = told::all(&store);
+    let closed = store.close();
+    assert!(matches!(closed, Ok(()) | Err(Error::DiskFull { .. })), "{closed:?}");
+    assert_eq!(told::all(&Store::open_read_only(&crashed).unwrap()), all);
+    fs::remove_file(&ballast).unwrap();
+    assert_eq!(told::all(&options(&role).open(&crashed).unwrap()), all);
+    say("done");
+}
+
+fn append_until_nearly_full(store: &Store, ballast: &Path) {
+    fill(ballast, 0);
+    append_until_full(store);
+}
+
+/// W11: a store with more than a few megabytes in its newest segment begins a new one at its close, if it can.
+#[test]
+fn closing_a_large_segment_on_a_full_disk_is_a_close_in_good_order() {
+    const NAME: &str = "full_disk::closing_a_large_segment_on_a_full_disk_is_a_close_in_good_order";
+    let Some((_, disk)) = child::role() else {
+        if !child::can_mount() {
+            return child::skip(NAME, "mounting needs root and `unshare`");
+        }
+        let scratch = Scratch::new();
+        let disk = scratch.path().join("disk");
+        fs::create_dir(&disk).unwrap();
+        assert_eq!(child::said(child::in_own_mounts(NAME, "os", &disk)), ["done"]);
+        return;
+    };
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"]).arg(&disk).status();
+    assert!(mounted.unwrap().success());
+    let (path, ballast) = (disk.join("store"), disk.join("ballast"));
+    let store = Options::new().durability(Durability::Os).open(&path).unwrap();
+    let payload = vec![4; 6 << 20];
+    store.append("s-1", NewEvent::new("t", &payload)).unwrap();
+    let newest = files::newest(&path);
+    fill(&ballast, 0);
+    store.close().unwrap();
+    assert_eq!(files::newest(&path), newest, "control: there was no room for another segment");
+    assert!(Options::new().durability(Durability::Os).open(&path).unwrap().recovery().clean);
+    say("done");
+}
+
+/// W12. `strace` makes the n-th sync fail, for each n up to where the child needs no more of them.
+#[test]
+fn a_failed_sync_stops_the_writer_for_good() {
+    const NAME: &str = "full_disk::a_failed_sync_stops_the_writer_for_good";
+    let Some((role, path)) = child::role() else {
+        if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
+            return child::skip(NAME, "it needs `strace`");
+        }
+        for durability in ["sync", "every", "os"] {
+            let mut stopped = 0;
+            for at in 1..=9 {
+                let scratch = Scratch::new();
+                let path = scratch.store_path();
+                let mut strace = Command::new("strace");
+                strace.args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"]);
+                strace.arg(format!("inject=fdatasync:error=EIO:when={at}"));
+                strace.arg(std::env::current_exe().unwrap());
+                let output = child::finish(child::of_program(strace, NAME, durability, &path));
+                let said = child::lines(&output);
+                if !output.status.success() && said.is_empty() && child::all_of(&output).contains("ptrace") {
+                    return child::skip(NAME, "`strace` may not trace here");
+                }
+                assert!(output.status.success(), "{durability}, sync {at}: {}", child::all_of(&output));
+                stopped += usize::from(said[0] == "stopped");
+
+                // Whatever was acknowledged before is there when the store is opened again.
+                let acknowledged: usize = said[1].parse().unwrap();
+                let store = options(durability).open(&path).unwrap();
+                assert!(told::all(&store).len() >= acknowledged, "{durability}, sync {at}: {said:?}");
+                append(&store).unwrap();
+                store.close().unwrap();
+            }
+            assert!(stopped >= 2, "control: {durability} met the failure {stopped} times");
+        }
+        return;
+    };
+    let store = match options(&role).open(&path) {
+        Ok(store) => store,
+        Err(Error::Io { action: "sync", .. }) => {
+            say("not opened");
+            return say(0);
+        }
+        Err(other) => panic!("{other:?}"),
+    };
+    let mut acknowledged = 0;
+    for _ in 0..6 {
+        let done = append(&store).and_then(|_| {
+            acknowledged += 1;
+            if role == "sync" { Ok(()) } else { store.sync() }
+        });
+        let Err(error) = done else { continue };
+        assert!(matches!(error, Error::Stopped { .. }), "{error:?}");
+        let why = error.to_string();
+        assert!(why.contains("sync") && why.contains("os error 5"), "{why}");
+        // From now on everything says so; nothing is tried again.
+        for _ in 0..3 {
+            assert_eq!(append(&store).unwrap_err().to_string(), why);
+            assert_eq!(store.sync().unwrap_err().to_string(), why);
+        }
+        // Readers go on, and see what was acknowledged and no more.
+        assert_eq!(told::all(&store).len(), acknowledged);
+        assert!(matches!(store.close(), Err(Error::Stopped { .. })));
+        say("stopped");
+        return say(acknowledged);
+    }
+    // The failure comes at the close, or not at all.
+    match store.close() {
+        Ok(()) => say("untouched"),
+        Err(Error::Stopped { .. }) => say("stopped"),
+        Err(other) => panic!("{other:?}"),
+    }
+    say(acknowledged);
+}
