@@ -223,7 +223,8 @@ impl Known {
                 return Err(format!("number {number} of producer {producer} was at {position}, is at {found:?}"));
             }
         }
-        let checkpoint = store.consumers().iter().find(|c| c.name == CONSUMER).map_or(0, |c| c.position.get());
+        let consumers = store.consumers().map_err(|error| error.to_string())?;
+        let checkpoint = consumers.iter().find(|c| c.name == CONSUMER).map_or(0, |c| c.position.get());
         let least = self.checkpoint.max(heard.checkpoint);
         if checkpoint < least || checkpoint > self.head + 1 {
             return Err(format!("the checkpoint is {checkpoint}, acknowledged {least}, head {}", self.head));

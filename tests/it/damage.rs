@@ -389,7 +389,7 @@ fn a_frame_stored_in_a_payload_is_never_brought_to_life() {
                     },
                 );
                 for shape in (0..shapes(&forged).len())
-                    .filter(|shape| long || (shape + claim as usize + flags as usize) % 2 == 0)
+                    .filter(|shape| long || (shape + claim as usize + flags as usize).is_multiple_of(2))
                 {
                     let path = scratch.path().join("store");
                     let _none = fs::remove_dir_all(&path);
