@@ -9,8 +9,8 @@ pub const PAYLOAD: usize = 16 << 20;
 /// Tags of one event.
 pub const TAGS: usize = 256;
 
-/// Bytes that one event's id, times, correlation, causation, tags, headers and key take together.
-pub const EXTRAS: usize = u16::MAX as usize;
+/// Bytes that one event's id, times, correlation, causation, tags and headers take together. A key has room beside them.
+pub const EXTRAS: usize = u16::MAX as usize - NAME - 2;
 
 /// Bytes of one commit, with everything that its frames hold.
 pub const COMMIT: usize = 64 << 20;

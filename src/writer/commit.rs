@@ -199,8 +199,7 @@ fn check_event(stream: &str, event: &NewEvent<'_>) -> Result<()> {
     for (name, _) in &event.headers {
         names::check("header name", name)?;
     }
-    // The key may still be added to the first event.
-    too_large("event's extras", extras::size(event), limits::EXTRAS - limits::NAME - 2)
+    too_large("event's extras", extras::size(event), limits::EXTRAS)
 }
 
 #[inline]

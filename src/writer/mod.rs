@@ -117,16 +117,20 @@ impl Writer {
             return Err(FORKED);
         }
         self.shared.check_may_wait()?;
+        self.end()
+    }
+
+    fn end(&self) -> Result<()> {
         let Some(threads) = guard(&self.threads).take() else { return Err(Error::Closed) };
         let shared = self.shared.clone();
         shared.staging.close();
         shared.stopping.store(true, Ordering::Release);
         shared.staging.wake_writer();
-        if threads.writer.thread().id() != std::thread::current().id() {
+        if threads.writer.thread().id() != std::thread::current().id() && !is_in_rule() {
             return threads.end(&shared);
         }
-        // The last handle of the store was held by a commit's rule and went with it, on the writer's thread, which
-        // cannot wait for itself.
+        // The last handle of the store was held by a commit's rule and went in it or with it, on the writer's turn or
+        // thread, which cannot wait for itself.
         let closer = std::thread::Builder::new().name("towpath-close".to_owned());
         let spawned = closer.spawn(move || threads.end(&shared).is_ok());
         spawned.map(drop).map_err(|error| Error::io("start a thread for", self.shared.log.directory.path(), error))
@@ -148,7 +152,9 @@ impl Drop for Writer {
     fn drop(&mut self) {
         // An error here has nobody to be told to; whoever wants to know calls `close`. A forked child has no threads to
         // join, and must not touch what belongs to its parent.
-        let _unheard = self.close();
+        if !self.shared.fork.is_child() {
+            let _unheard = self.end();
+        }
     }
 }
 

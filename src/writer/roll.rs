@@ -11,7 +11,8 @@ use crate::writer::turn::Turn;
 impl Turn {
     /// Goes on in a new segment with room for `needed` bytes. On error nothing has changed.
     pub(super) fn roll(&mut self, needed: u64, log: &Log) -> Result<()> {
-        let needed = needed + self.state_size(log);
+        // The state is written again at the head of each segment: a segment has to have room for more than that.
+        let needed = needed + 4 * self.state_size(log);
         let spare = match self.orders.spare(needed) {
             Some(spare) => spare,
             None => {
@@ -33,7 +34,7 @@ impl Turn {
 
     /// Goes on in a new segment that is as small as can be: the store is about to be closed.
     pub(super) fn roll_small(&mut self, log: &Log) -> Result<()> {
-        let needed = self.state_size(log);
+        let needed = 4 * self.state_size(log);
         let _too_large = self.orders.spare(0);
         let spare = Spare::prepare(&*log.directory, grow::next_size(0, needed, self.manner.largest), self.manner)?;
         self.go_on_in(spare, log)

@@ -43,6 +43,49 @@ fn a_rule_that_holds_the_last_handle_of_a_store_does_not_keep_it_open() {
     }
 }
 
+/// The same when the rule itself lets the last handle go, in the middle of the writer's turn.
+#[test]
+fn a_store_whose_last_handle_is_dropped_inside_a_rule_closes() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let last = std::sync::Mutex::new(Some(store.clone()));
+    let (let_go, gone) = mpsc::channel::<()>();
+    let (outside, inside) = mpsc::channel::<()>();
+    let inside = std::sync::Mutex::new(inside);
+    let mut commit = Commit::new();
+    commit.event("a-1", event()).rule(move |_, _| {
+        let _closed = inside.lock().unwrap().recv();
+        drop(last.lock().unwrap().take());
+        let _heard = let_go.send(());
+        Ok(())
+    });
+    let ticket = store.submit(&commit).unwrap();
+    drop((commit, store));
+    drop(outside);
+    gone.recv_timeout(NEVER).unwrap();
+    assert_eq!(ticket.wait().unwrap().first(), Position::new(1));
+    let again = (0..1_000_000).find_map(|_| {
+        std::thread::yield_now();
+        towpath::Options::new().open(scratch.store_path()).ok()
+    });
+    assert_eq!(again.unwrap().head(), Position::new(1));
+}
+
+/// The control state is carried into each new segment; one that it fills would be full at once.
+#[test]
+fn many_consumers_with_long_names_do_not_fill_every_new_segment() {
+    let scratch = Scratch::new();
+    let store = towpath::Options::new().durability(towpath::Durability::Os).segment_bytes(64 << 10);
+    let store = store.open(scratch.store_path()).unwrap();
+    for n in 0..500 {
+        store.seek(&format!("{n}-{}", "x".repeat(200)), Position::new(1)).unwrap();
+    }
+    (0..200).for_each(|_| assert!(store.append("a-1", event()).is_ok()));
+    let files = std::fs::read_dir(scratch.store_path()).unwrap().count();
+    assert!(files < 10, "{files} files");
+    assert_eq!(store.consumers().unwrap().len(), 500);
+}
+
 /// L4.
 #[test]
 fn a_seek_wakes_a_cursor_that_waits_at_the_end() {

@@ -627,7 +627,7 @@ fn every_limit_refuses_with_the_size_and_the_limit_before_anything_is_written() 
     }
     // What else stands in the frames and the extras counts too, so the size is somewhat more than what was given.
     for (commit, at_least, most) in [
-        (&with(noted("x").header("h", &*wide)), limits::EXTRAS, limits::EXTRAS - limits::NAME - 2),
+        (&with(noted("x").header("h", &*wide)), limits::EXTRAS, limits::EXTRAS),
         (&heavy, limits::COMMIT, limits::COMMIT),
     ] {
         match store.commit(commit).unwrap_err() {
@@ -645,7 +645,7 @@ fn every_limit_refuses_with_the_size_and_the_limit_before_anything_is_written() 
         with(tags(limits::TAGS)),
         events(limits::COMMIT_EVENTS),
         expecting(limits::EXPECTATIONS),
-        with(noted("x").header("h", &wide[..limits::EXTRAS - limits::NAME - 16])),
+        with(noted("x").header("h", &wide[..limits::EXTRAS - 16])),
     ];
     let mut written = 0;
     for commit in &fitting {
@@ -654,7 +654,7 @@ fn every_limit_refuses_with_the_size_and_the_limit_before_anything_is_written() 
     }
     assert_eq!(store.head().get(), written);
     let last = store.event(store.head()).unwrap().unwrap();
-    assert_eq!(last.headers().map(|(_, value)| value.len()).sum::<usize>(), limits::EXTRAS - limits::NAME - 16);
+    assert_eq!(last.headers().map(|(_, value)| value.len()).sum::<usize>(), limits::EXTRAS - 16);
     let large = store.event(Position::new(2)).unwrap().unwrap();
     assert_eq!(large.payload().len(), limits::PAYLOAD);
 }
