@@ -5,12 +5,15 @@
 //! first: a forged file has to be as harmless as a damaged one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::event::codec::Codec;
+use crate::event::query::Query;
 use crate::event::typed;
 use crate::event::upcast::{Encoded, Upcasters};
 use crate::format::control::Control;
@@ -19,11 +22,14 @@ use crate::format::header::{self, Header};
 use crate::format::term::{Kind, Term};
 use crate::format::{PAGE, crc, lock, u16_at, u32_at};
 use crate::id::{Position, StoreId, Timestamp};
+use crate::log::grow::Manner;
 use crate::log::index::Index;
+use crate::log::reader::Reader;
 use crate::log::scan::{AtDamage, Tail, scan};
-use crate::log::terms;
+use crate::log::terms::{self, Filter};
+use crate::log::{Log, recover};
 use crate::segment::Segment;
-use crate::segment::disk::{File, Prepared};
+use crate::segment::disk::{File, Prepared, RealDisk};
 use crate::segment::map::{Access, Map};
 
 const NONCE: Nonce = Nonce(0x5eed_0001);
@@ -224,6 +230,32 @@ pub fn typed_payload(input: &[u8]) {
     }
     #[cfg(feature = "json")]
     let _any = typed::json(name, codec, payload, at);
+}
+
+/// A store that was opened for writing, without the threads of a writer: what recovery made of a directory.
+#[derive(Debug)]
+pub struct Recovered(Arc<Log>);
+
+impl Recovered {
+    /// The last position that is there.
+    pub fn head(&self) -> Position {
+        self.0.head()
+    }
+
+    /// As [`Store::read`](crate::Store::read).
+    pub fn read(&self, query: Query) -> Reader {
+        Reader::new(self.0.clone(), Filter::Query(query), self.head())
+    }
+}
+
+/// Recovers a store.
+///
+/// # Errors
+/// As [`Store::open`](crate::Store::open).
+pub fn recovered(path: &Path, segment_bytes: u64) -> Result<Recovered> {
+    let manner = Manner { prepared: Prepared::Allocated, synced: false, largest: segment_bytes };
+    let opened = recover::open_writer(&RealDisk, path, false, manner, &SystemClock)?;
+    Ok(Recovered(opened.log))
 }
 
 fn round_trip(order: &Order, codec: Codec) {
@@ -487,7 +519,6 @@ impl File for NoFile {
 #[cfg(test)]
 mod tests {
     use std::panic::catch_unwind;
-    use std::path::Path;
 
     use super::*;
 

@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use towpath::{Commit, Durability, Error, NewEvent, Options, Position, Query, Store, inspect};
+use towpath::{Commit, Durability, Error, NewEvent, Options, Position, Query, Reader, Store, inspect};
 
 mod forge;
 
 const SEGMENT: u64 = 64 << 10;
+/// So many events stand in each segment of a sound store.
+const EVENTS: u64 = 12;
 
 /// A store that is in good order, or was when its process ended.
 struct Base {
@@ -83,7 +85,20 @@ pub(crate) fn run(input: &[u8]) {
     let scratch = Scratch::new();
     let path = scratch.0.join("store");
     write(&path, &entries);
-    let durability = if choice & 0x80 == 0 { Durability::Os } else { Durability::Sync };
+    #[cfg(fuzzing)]
+    if choice < 0xe0 {
+        // Most of what can go wrong does so before there is a writer, whose threads take most of the time.
+        if choice & 0x08 == 0 {
+            check_read_only(&path, base, &done);
+        }
+        return match towpath::fuzzing::recovered(&path, SEGMENT) {
+            Ok(recovered) => {
+                check_events(|query| recovered.read(query), recovered.head(), base, &done, true);
+            }
+            Err(error) => expected(&error),
+        };
+    }
+    let durability = if choice & 0x10 == 0 { Durability::Os } else { Durability::Sync };
     live(&path, base, &done, durability);
 }
 
@@ -190,9 +205,7 @@ fn new_name(names: &[String], choice: u8) -> String {
 
 /// What becomes of the store from here.
 fn live(path: &Path, base: &Base, done: &Done, durability: Durability) {
-    if let Ok(store) = Store::open_read_only(path) {
-        check_events(&store, base, done, false);
-    }
+    check_read_only(path, base, done);
     let _verdict = inspect::verify(path, |_| {});
     let _summary = inspect::summary(path);
 
@@ -201,7 +214,7 @@ fn live(path: &Path, base: &Base, done: &Done, durability: Durability) {
         Ok(store) => store,
         Err(error) => return expected(&error),
     };
-    let before = check_events(&store, base, done, true);
+    let before = check_events(|query| store.read(query), store.head(), base, done, true);
     let head = store.head();
     match store.append("cart-0", NewEvent::new("after", "the damage").tag("late")) {
         Ok(receipt) => {
@@ -216,22 +229,38 @@ fn live(path: &Path, base: &Base, done: &Done, durability: Durability) {
     let store = open().unwrap_or_else(|error| panic!("a store that was closed opens: {error}"));
     assert!(store.recovery().clean, "{:?}", store.recovery());
     assert_eq!(store.head(), head.next());
-    let after = read(&store, Query::new(), false).events;
+    let after = read(|query| store.read(query), Query::new(), false).events;
     if !done.forged {
         assert!(after.len() >= before.len() && after[..before.len()] == before, "what was read before is read again");
     }
     store.close().expect("a store that nothing was done to closes");
 }
 
+/// Opened for reading only, which has to do without recovery.
+fn check_read_only(path: &Path, base: &Base, done: &Done) {
+    match Store::open_read_only(path) {
+        Ok(store) => {
+            check_events(|query| store.read(query), store.head(), base, done, false);
+            let _revision = store.revision("cart-1");
+            let _by_id = store.event_by_id(&towpath::EventId::Own(5));
+        }
+        Err(error) => expected(&error),
+    }
+}
+
 /// Reads everything, in several ways; what comes has to be what was written. Gives the events.
-fn check_events(store: &Store, base: &Base, done: &Done, recovered: bool) -> Vec<Known> {
-    let all = read(store, Query::new(), false);
-    let mut backwards = read(store, Query::new(), true);
+fn check_events(
+    reader: impl Fn(Query) -> Reader,
+    head: Position,
+    base: &Base,
+    done: &Done,
+    recovered: bool,
+) -> Vec<Known> {
+    let all = read(&reader, Query::new(), false);
+    let mut backwards = read(&reader, Query::new(), true);
     backwards.events.reverse();
-    let of_stream = read(store, Query::new().stream("cart-1"), false);
-    let tagged = read(store, Query::new().tags(["day:0"]), true);
-    let _revision = store.revision("cart-1");
-    let _by_id = store.event_by_id(&towpath::EventId::Own(5));
+    let of_stream = read(&reader, Query::new().stream("cart-1"), false);
+    let tagged = read(&reader, Query::new().tags(["day:0"]), true);
     if done.forged {
         return all.events;
     }
@@ -245,7 +274,7 @@ fn check_events(store: &Store, base: &Base, done: &Done, recovered: bool) -> Vec
         assert_eq!(of_stream.events, by_name, "the index says what the events say");
     }
     if recovered && base.durable && !done.unsettled {
-        assert!(store.head().get() >= base.events.len() as u64, "durable events are gone without a word");
+        assert!(head.get() >= base.events.len() as u64, "durable events are gone without a word");
         let told = all.stopped || all.damaged > 0;
         assert!(told || all.events == base.events, "durable events are left out without a word");
     }
@@ -253,8 +282,8 @@ fn check_events(store: &Store, base: &Base, done: &Done, recovered: bool) -> Vec
 }
 
 /// All events, and what else came.
-fn read(store: &Store, query: Query, backwards: bool) -> Read {
-    let reader = store.read(query);
+fn read(reader: impl Fn(Query) -> Reader, query: Query, backwards: bool) -> Read {
+    let reader = reader(query);
     let mut read = Read::default();
     for item in if backwards { reader.backwards() } else { reader } {
         assert!(!read.stopped && read.events.len() + read.damaged < 20_000, "a reader comes to an end");
@@ -293,55 +322,62 @@ fn expected(error: &Error) {
 fn bases() -> &'static [Base] {
     static BASES: OnceLock<Vec<Base>> = OnceLock::new();
     BASES.get_or_init(|| {
-        let small: fn(u64) -> usize = |_| 20;
-        let large: fn(u64) -> usize = |number| if number % 4 == 0 { 9_000 } else { 300 };
         vec![
-            base(Durability::Sync, 12, small, true),
-            base(Durability::Sync, 12, small, false),
-            base(Durability::Os, 12, small, false),
-            base(Durability::Sync, 64, large, true),
-            base(Durability::Sync, 64, large, false),
-            base(Durability::Os, 64, large, false),
+            base(Durability::Sync, 1, true),
+            base(Durability::Sync, 1, false),
+            base(Durability::Os, 1, false),
+            base(Durability::Sync, 3, true),
+            base(Durability::Sync, 3, false),
+            base(Durability::Os, 3, false),
         ]
     })
 }
 
-/// Makes a store with so many events, in commits of up to three, and takes its files: after closing it, or while it is open,
-/// which is what a killed process leaves.
-fn base(durability: Durability, events: u64, size: impl Fn(u64) -> usize, closed: bool) -> Base {
+/// Makes a store of so many segments, with commits of up to three events, and takes its files: after closing it, or while
+/// it is open, which is what a killed process leaves. That is also how it comes to several small segments.
+fn base(durability: Durability, segments: u64, closed: bool) -> Base {
     let scratch = Scratch::new();
-    let path = scratch.0.join("store");
-    let open = || Options::new().durability(durability).segment_bytes(SEGMENT).open(&path).expect("a new store");
-    let mut store = open();
+    let open =
+        |path: &Path| Options::new().durability(durability).segment_bytes(SEGMENT).open(path).expect("a good store");
+    let mut path = scratch.0.join("first");
+    let mut store = open(&path);
     let mut commit = Commit::new();
-    for number in 1..=events {
-        if number == events - 3 {
-            // What was sealed until now has its index file then.
-            store.close().expect("a good store closes");
-            store = open();
+    for number in 1..=segments * EVENTS {
+        if number > 1 && number % EVENTS == 1 {
+            let next = scratch.0.join(number.to_string());
+            write(&next, &files(&path).into_iter().map(|(name, bytes)| (name, Entry::File(bytes))).collect());
+            (store, path) = (open(&next), next);
         }
-        let payload: Vec<u8> = (0..size(number)).map(|at| (at as u64 * 7 + number) as u8 | 1).collect();
+        let length = if number % 4 == 0 { 600 } else { 20 };
+        let payload: Vec<u8> = (0..length).map(|at| (at * 7 + number) as u8 | 1).collect();
         let event = NewEvent::new(if number % 2 == 0 { "moved" } else { "opened" }, &payload);
         commit.event(&format!("cart-{}", number % 3), event.tag(format!("day:{}", number % 4)).id(number.into()));
-        if number % 5 != 1 || number == events {
+        if number % EVENTS % 5 != 1 {
             store.commit(&commit).expect("a good store takes it");
             commit.clear();
         }
-        if number == events / 2 {
+        if number == EVENTS / 2 {
             let mut cursor = store.cursor("table").open().expect("a cursor");
             let batch = towpath::Canal::pull_batch(&mut cursor, 4, std::time::Duration::ZERO).expect("events");
             cursor.acknowledge(batch.iter().last().expect("events").position()).expect("a checkpoint");
             cursor.flush().expect("a checkpoint");
         }
     }
-    let known = read(&store, Query::new(), false).events;
-    assert_eq!(known.len() as u64, events);
-    assert_eq!(store.head(), Position::new(events));
+    // Whoever reads there makes the index files of the older segments.
+    let known = read(|query| store.read(query), Query::new(), false).events;
+    assert_eq!(known.len() as u64, segments * EVENTS);
+    assert_eq!(store.head(), Position::new(segments * EVENTS));
+    let open_files = files(&path);
+    assert_eq!(
+        open_files.len() as u64,
+        2 * segments,
+        "a lock file, the segments, and an index file of all but the newest"
+    );
     let files = if closed {
         store.close().expect("a good store closes");
         files(&path)
     } else {
-        files(&path)
+        open_files
     };
     Base { files, events: known, durable: durability == Durability::Sync }
 }
