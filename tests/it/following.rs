@@ -89,7 +89,9 @@ fn reads_during_writes_see_a_prefix_of_whole_commits() {
                 }
             });
         }
-        (0..1_000).for_each(|_| drop(append(&store)));
+        (0..1_000).for_each(|_| {
+            append(&store);
+        });
         done.store(true, Ordering::Release);
     });
     assert_eq!((read_all(&store), read_all(&beside)), (Ok(1_000 * COMMIT), Ok(1_000 * COMMIT)));

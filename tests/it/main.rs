@@ -9,6 +9,7 @@ mod flights;
 mod following;
 mod full_disk;
 mod fuzz_regressions;
+mod golden;
 mod graph;
 mod hostile;
 mod layering;
