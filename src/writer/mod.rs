@@ -151,10 +151,12 @@ impl Threads {
 impl Drop for Writer {
     fn drop(&mut self) {
         // An error here has nobody to be told to; whoever wants to know calls `close`. A forked child has no threads to
-        // join, and must not touch what belongs to its parent.
-        if !self.shared.fork.is_child() {
-            let _unheard = self.end();
+        // join, and must not touch what belongs to its parent: a lock may have been held when it was forked.
+        if self.shared.fork.is_child() {
+            let threads = self.threads.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+            return std::mem::forget(threads.take());
         }
+        let _unheard = self.end();
     }
 }
 

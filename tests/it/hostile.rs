@@ -214,7 +214,7 @@ fn without_permission_the_error_names_what_may_not_be_opened() {
     let newest = files::newest(&path);
     let before = files::snapshot(&path);
     for (forbidden, allowed) in [(&newest, 0o600), (&path, 0o700)] {
-        fs::set_permissions(forbidden, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(forbidden, fs::Permissions::from_mode(0o000)).unwrap();
         let error = told::refusal(os(), &path);
         fs::set_permissions(forbidden, fs::Permissions::from_mode(allowed)).unwrap();
         assert!(error.to_string().contains(&files::name(forbidden)), "{error}");
@@ -486,7 +486,7 @@ fn strange_things_in_the_place_of_a_file_are_told_or_harmless() {
     let mut places: Vec<String> = files::snapshot(&path).keys().map(|path| files::name(path)).collect();
     places.extend(["spare.tmp".to_owned(), "00000000000000000001.idx.tmp".to_owned(), "quarantine".to_owned()]);
     assert!(places.len() >= 9 && places.contains(&"LOCK".to_owned()), "{places:?}");
-    for at in 0..kinds.len() {
+    for (at, (kind, _)) in kinds.iter().enumerate() {
         for place in &places {
             if place == "quarantine" && path.join(place).exists() {
                 continue;
@@ -495,7 +495,7 @@ fn strange_things_in_the_place_of_a_file_are_told_or_harmless() {
             let command = child::command(NAME, &format!("{at} {place}"), &work);
             let said = child::said(command);
             let peak: u64 = said[0].parse().unwrap();
-            assert!(peak < 256 << 10, "{}, {place}: {peak} KiB", kinds[at].0);
+            assert!(peak < 256 << 10, "{kind}, {place}: {peak} KiB");
         }
     }
 }
