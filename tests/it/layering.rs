@@ -3,7 +3,7 @@
 //! The checks read the sources as text, which is all they need: `use crate::…` and paths that begin with `crate::`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The rank of each module. It may import from its own module and from lower ranks. The guide is text.
 const RANKS: [(&str, u32); 17] = [
@@ -260,7 +260,7 @@ fn library() -> Vec<Source> {
     sources
 }
 
-fn below(root: &Path, path: &PathBuf) -> String {
+fn below(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/")
 }
 
