@@ -38,6 +38,9 @@ pub(crate) struct Pen {
     end: u64,
 }
 
+/// No segment that was made has this nonce.
+const LOST: Nonce = Nonce(0);
+
 impl Segment {
     /// Reads and checks the header of a segment file.
     pub(crate) fn read_header(
@@ -60,7 +63,9 @@ impl Segment {
         end: u64,
         last: Position,
     ) -> Result<Arc<Self>> {
-        let segment = Self::open(directory, first, Access::Read, Some(end))?;
+        let mut segment = Self::open(directory, first, Access::Read, Some(end))?;
+        // The map is enough: thousands of segments may be open, and files are few in many places.
+        segment.file = None;
         segment.allow(end);
         segment.set_written(end);
         segment.seal(last);
@@ -71,7 +76,7 @@ impl Segment {
     pub(crate) fn lost(store: StoreId, first: Position, end: u64, last: Position) -> Result<Arc<Self>> {
         let name = header::file_name(first);
         let (created, durable) = (Timestamp::default(), Position::START);
-        let header = Header { store, nonce: Nonce(0), first, previous: None, created, durable };
+        let header = Header { store, nonce: LOST, first, previous: None, created, durable };
         let map = Map::nothing().map_err(|error| Error::io("map", std::path::Path::new(&name), error))?;
         let segment = Self {
             header,
@@ -152,7 +157,7 @@ impl Segment {
     }
 
     pub(crate) fn file(&self) -> &dyn File {
-        self.file.as_deref().expect("a lost segment is never written")
+        self.file.as_deref().expect("only what is written needs its file")
     }
 
     /// Where the whole commits end.
@@ -212,11 +217,8 @@ impl Segment {
     pub(crate) fn find(&self, offset: u64, limit: u64) -> Found<'_> {
         let bytes = self.map.bytes(offset..limit);
         if bytes.is_empty() && offset < limit {
-            return Found::Bad(if self.file.is_some() {
-                "the file is too short"
-            } else {
-                "the segment cannot be opened"
-            });
+            let is_lost = self.header.nonce == LOST;
+            return Found::Bad(if is_lost { "the segment cannot be opened" } else { "the file is too short" });
         }
         frame::find(bytes, self.header.nonce)
     }
