@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{Damage, Result};
+use crate::error::{Damage, Error, Result};
 use crate::event::query::Query;
 use crate::format::frame::{Found, Frame};
 use crate::format::{PAGE, VERSION, header};
@@ -72,6 +72,16 @@ pub struct TypeSummary {
     pub events: u64,
 }
 
+/// What is whole, and what was in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Survey<T> {
+    /// What the events that are whole say.
+    pub found: Vec<T>,
+    /// The stretches whose events are not counted. When there are any, the counts are lower bounds.
+    pub damage: Vec<Damage>,
+}
+
 /// What checking every byte found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -131,13 +141,14 @@ pub fn summary(path: impl AsRef<Path>) -> Result<Summary> {
     })
 }
 
-/// The streams of a store, by name, the store's own left out. Reads every event; costs memory for every stream.
+/// The streams of a store, by name, the store's own left out. Reads every event, goes on behind damage, and costs memory
+/// for every stream.
 ///
 /// # Errors
-/// As [`summary`], and [`Error::Damaged`](crate::Error::Damaged) at the first damage.
-pub fn streams(path: impl AsRef<Path>) -> Result<Vec<StreamSummary>> {
+/// As [`summary`].
+pub fn streams(path: impl AsRef<Path>) -> Result<Survey<StreamSummary>> {
     let mut found: HashMap<String, (u64, Position)> = HashMap::new();
-    each_event(path.as_ref(), |frame| {
+    let damage = each_event(path.as_ref(), |frame| {
         let known = match found.get_mut(frame.stream()) {
             Some(known) => known,
             None => found.entry(frame.stream().to_owned()).or_default(),
@@ -147,22 +158,24 @@ pub fn streams(path: impl AsRef<Path>) -> Result<Vec<StreamSummary>> {
     let summary = |(name, (events, last_position))| StreamSummary { name, events, last_position };
     let mut streams: Vec<_> = found.into_iter().map(summary).collect();
     streams.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(streams)
+    Ok(Survey { found: streams, damage })
 }
 
-/// The event types of a store, by name, those in the store's own streams left out. Reads every event.
+/// The event types of a store, by name, those in the store's own streams left out. Reads every event, and goes on
+/// behind damage.
 ///
 /// # Errors
-/// As [`streams`].
-pub fn types(path: impl AsRef<Path>) -> Result<Vec<TypeSummary>> {
+/// As [`summary`].
+pub fn types(path: impl AsRef<Path>) -> Result<Survey<TypeSummary>> {
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
-    each_event(path.as_ref(), |frame| match found.get_mut(frame.type_name()) {
+    let damage = each_event(path.as_ref(), |frame| match found.get_mut(frame.type_name()) {
         Some(events) => *events += 1,
         None => {
             found.insert(frame.type_name().to_owned(), 1);
         }
     })?;
-    Ok(found.into_iter().map(|(name, events)| TypeSummary { name, events }).collect())
+    let found = found.into_iter().map(|(name, events)| TypeSummary { name, events }).collect();
+    Ok(Survey { found, damage })
 }
 
 /// Checks every byte of a store: checksums, order of positions, revisions and times, whole commits, how the segments
@@ -329,13 +342,18 @@ fn open(path: &Path) -> Result<Arc<Log>> {
     Ok(recover::open_reader(&RealDisk, path)?.0)
 }
 
-/// Calls `each` for every event of users.
-fn each_event(path: &Path, mut each: impl FnMut(Frame<'_>)) -> Result<()> {
+/// Calls `each` for every event of users that is whole, and gives what is not.
+fn each_event(path: &Path, mut each: impl FnMut(Frame<'_>)) -> Result<Vec<Damage>> {
     let log = open(path)?;
     let head = log.head();
     let mut reader = Reader::new(log, Filter::Query(Query::new()), head);
-    while let Some(event) = reader.next_borrowed() {
-        each(event?.frame());
+    let mut damage = Vec::new();
+    while let Some(item) = reader.next_borrowed() {
+        match item {
+            Ok(event) => each(event.frame()),
+            Err(Error::Damaged(found)) => damage.push(found),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    Ok(damage)
 }

@@ -71,7 +71,8 @@ pub(crate) fn get(args: &Get, out: &mut Out) -> Result<Answer> {
 }
 
 pub(crate) fn streams(args: &StoreDir, out: &mut Out) -> Result<Answer> {
-    for stream in inspect::streams(&args.dir)? {
+    let survey = inspect::streams(&args.dir)?;
+    for stream in &survey.found {
         let line =
             StreamLine { stream: &stream.name, events: stream.events, last_position: stream.last_position.get() };
         if out.is_json() {
@@ -80,18 +81,19 @@ pub(crate) fn streams(args: &StoreDir, out: &mut Out) -> Result<Answer> {
             out.line(&format!("{:>12}  {}", line.events, line.stream))?;
         }
     }
-    Ok(Answer::Good)
+    Ok(tell_all(&survey.damage))
 }
 
 pub(crate) fn types(args: &StoreDir, out: &mut Out) -> Result<Answer> {
-    for found in inspect::types(&args.dir)? {
+    let survey = inspect::types(&args.dir)?;
+    for found in &survey.found {
         if out.is_json() {
             out.object(&TypeLine { type_name: &found.name, events: found.events })?;
         } else {
             out.line(&format!("{:>12}  {}", found.events, found.name))?;
         }
     }
-    Ok(Answer::Good)
+    Ok(tell_all(&survey.damage))
 }
 
 fn reader(store: &Store, args: &Cat) -> Reader {
@@ -133,6 +135,11 @@ fn print(event: &Event<'_>, out: &mut Out) -> Result<()> {
 fn tell(damage: &Damage) -> Answer {
     complain(&damage.to_string());
     Answer::NotGood
+}
+
+/// What a list does not count.
+fn tell_all(damage: &[Damage]) -> Answer {
+    damage.iter().map(tell).last().unwrap_or(Answer::Good)
 }
 
 /// Where the last `count` events up to `head` begin; none when there are none. Holds no event.
