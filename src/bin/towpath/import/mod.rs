@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Import, out: &mut Out) -> Result<Answer> {
     let (input, bar) = source::open(&args.file, out)?;
     let store = Store::open(&args.dir)?;
     // Last, so that nothing is overwritten by an import that cannot run.
-    let mut rejects = Rejects::create(args.rejects.as_deref(), &args.file)?;
+    let mut rejects = Rejects::create(args.rejects.as_deref(), &args.file, &args.dir)?;
     let mut batches = Batches::new(&store, args.batch);
     let mut rows = Rows::new(input, format);
     let read = import(args, &mut rows, &mut batches, &mut rejects);

@@ -29,8 +29,8 @@ struct Reject<'a> {
 
 impl Rejects {
     /// Begins the file anew.
-    pub(crate) fn create(path: Option<&Path>, input: &Path) -> Result<Self> {
-        let to = path.map(|path| create(path, input)).transpose()?;
+    pub(crate) fn create(path: Option<&Path>, input: &Path, store: &Path) -> Result<Self> {
+        let to = path.map(|path| create(path, input, store)).transpose()?;
         Ok(Self { to: to.map(BufWriter::new), rejected: Rejected::default() })
     }
 
@@ -50,12 +50,25 @@ impl Rejects {
     }
 }
 
-fn create(path: &Path, input: &Path) -> Result<File> {
+fn create(path: &Path, input: &Path, store: &Path) -> Result<File> {
+    if is_within(path, store) {
+        return Err(Failure::new(format!("{} lies in the store; name a file outside of it", path.display())));
+    }
     let is_input = fs::canonicalize(path).is_ok_and(|path| fs::canonicalize(input).is_ok_and(|input| input == path));
     if is_input {
         return Err(Failure::new(format!("{} holds the rows; name another file for rejects", path.display())));
     }
     File::create(path).map_err(|error| Failure::because(format!("could not create {}", path.display()), &error))
+}
+
+/// Also when a link leads there: creating the file anew would empty a segment.
+fn is_within(path: &Path, store: &Path) -> bool {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let real = fs::canonicalize(path).or_else(|_| fs::canonicalize(folder));
+    real.is_ok_and(|real| fs::canonicalize(store).is_ok_and(|store| real.starts_with(store)))
 }
 
 fn failure(error: io::Error) -> Failure {
