@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
-use towpath::{Expected, Position, Revision, Timestamp};
+use towpath::{Expected, Position, Revision, Timestamp, limits};
 
 use crate::template::Template;
 use crate::time;
@@ -211,7 +212,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) events: u64,
     /// Size of a payload
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = size())]
     pub(crate) size: u32,
     /// Streams, written to in turn
     #[arg(long, value_name = "S", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
@@ -246,6 +247,10 @@ pub(crate) enum Workload {
     Streams,
     Reopen,
     TailLatency,
+}
+
+fn size() -> RangedU64ValueParser<u32> {
+    RangedU64ValueParser::new().range(0..=limits::PAYLOAD as u64)
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

@@ -16,6 +16,7 @@ mod template;
 mod time;
 mod verify;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -73,9 +74,13 @@ fn exit(status: u8, why: &str) -> ExitCode {
 /// Help goes out as it is; a usage error becomes one sentence.
 fn refuse(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // Nobody is left to be told when printing help fails.
-        let _ = error.print();
-        return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        return match error.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                exit(2, &format!("could not print help: {error}"))
+            }
+            _ if error.use_stderr() => ExitCode::from(2),
+            _ => ExitCode::SUCCESS,
+        };
     }
     let text = error.to_string();
     let said = text.split("\n\nUsage:").next().unwrap_or_default();
