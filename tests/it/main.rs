@@ -2,6 +2,8 @@
 
 mod broken;
 mod canal_contract;
+#[cfg(feature = "cli")]
+mod cli;
 mod clock;
 mod cursor;
 mod damage;
