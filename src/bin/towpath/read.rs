@@ -139,7 +139,7 @@ fn tell(damage: &Damage) -> Answer {
 
 /// What a list does not count.
 fn tell_all(damage: &[Damage]) -> Answer {
-    damage.iter().map(tell).last().unwrap_or(Answer::Good)
+    damage.iter().fold(Answer::Good, |_, damage| tell(damage))
 }
 
 /// Where the last `count` events up to `head` begin; none when there are none. Holds no event.
