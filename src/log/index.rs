@@ -27,6 +27,8 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct Index {
     segment: Arc<Segment>,
+    /// Whether the index in memory met damage; saves asking for it where there is none.
+    damaged: AtomicBool,
     state: Mutex<State>,
     /// The file turned out damaged and was not made again yet.
     unsound: AtomicBool,
@@ -42,7 +44,8 @@ impl Index {
     /// An index that begins empty, in memory.
     pub(crate) fn in_memory(segment: Arc<Segment>) -> Self {
         let memory = Memory::new(&segment);
-        Self { segment, state: Mutex::new(State::Memory(Box::new(memory))), unsound: AtomicBool::new(false) }
+        let state = Mutex::new(State::Memory(Box::new(memory)));
+        Self { segment, state, unsound: AtomicBool::new(false), damaged: AtomicBool::new(false) }
     }
 
     /// The index of a sealed segment: its file, if there is a sound one, or else one in memory.
@@ -59,7 +62,9 @@ impl Index {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_bytes(segment: Arc<Segment>, bytes: &[u8]) -> Option<Self> {
         let file = IndexFile::over(Map::memory(bytes).ok()?, &segment)?;
-        Some(Self { segment, state: Mutex::new(State::File(Arc::new(file))), unsound: AtomicBool::new(false) })
+        let index = Self::in_memory(segment);
+        *guard(&index.state) = State::File(Arc::new(file));
+        Some(index)
     }
 
     /// Whether a file stands behind it already.
@@ -107,6 +112,17 @@ impl Index {
     pub(crate) fn chunk(&self, chunk: usize, limit: u64) -> Option<u64> {
         let unit = self.ask(limit, |memory| memory.sparse.get(chunk).copied(), |file| file.sparse(chunk));
         unit.map(Unit::offset).filter(|offset| *offset < limit)
+    }
+
+    /// The damaged stretch that begins at an offset, where the index in memory met one: the position that was to come
+    /// there, and where the stretch ends.
+    pub(crate) fn damage(&self, offset: u64) -> Option<(Position, u64)> {
+        if !self.damaged.load(Ordering::Relaxed) {
+            return None;
+        }
+        let State::Memory(memory) = &*guard(&self.state) else { return None };
+        let at = memory.damaged.binary_search_by_key(&Unit::of(offset), |lost| lost.unit).ok()?;
+        Some((memory.damaged[at].position, memory.damaged[at].end))
     }
 
     /// The bytes of the index file of a sealed segment. `None` when it has one already, when the segment is damaged, and
@@ -158,6 +174,9 @@ impl Index {
         match &mut *state {
             State::Memory(kept) => {
                 kept.catch_up(&self.segment, limit);
+                if !kept.damaged.is_empty() {
+                    self.damaged.store(true, Ordering::Relaxed);
+                }
                 memory(kept)
             }
             State::File(_) => unreachable!("it was replaced by memory just now"),
@@ -177,7 +196,16 @@ struct Memory {
     /// Each posting knows the one before it of the same term.
     postings: Vec<(Unit, u32)>,
     /// Where frames are lost. What they bore is not known, so these belong to every term.
-    damaged: Vec<Unit>,
+    damaged: Vec<Lost>,
+}
+
+/// A damaged stretch.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    unit: Unit,
+    /// The position that was to come there.
+    position: Position,
+    end: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -225,8 +253,8 @@ impl Memory {
                 }
                 // A frame out of order is damage too: the table would grow to wherever it claims to be.
                 Found::Frame(_) | Found::Blank | Found::Bad(_) => {
-                    self.damaged.push(Unit::of(offset));
                     let next = segment.next_sound(offset, limit, self.next).unwrap_or(limit);
+                    self.damaged.push(Lost { unit: Unit::of(offset), position: self.next, end: next });
                     if let Found::Frame(frame) = segment.find(next, limit) {
                         self.reach(frame.position(), offset);
                         self.next = frame.position();
@@ -276,7 +304,7 @@ impl Memory {
     /// The postings of a term from `from` on and below `limit`, and the damaged places there, rising.
     fn postings(&self, term: Term, from: u64, limit: u64) -> Vec<Unit> {
         let mut units: Vec<Unit> = self.chain(term).take_while(|unit| unit.offset() >= from).collect();
-        units.extend(self.damaged.iter().filter(|unit| unit.offset() >= from));
+        units.extend(self.damaged.iter().map(|lost| lost.unit).filter(|unit| unit.offset() >= from));
         units.retain(|unit| unit.offset() < limit);
         units.sort_unstable();
         units.dedup();

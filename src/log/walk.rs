@@ -311,8 +311,16 @@ impl WalkBack {
                 walk.plan = Plan::Scan;
                 while let Some(step) = walk.scan(limit, until) {
                     // A stretch that covers several runs is told once, by the run that it begins in.
-                    if !matches!(&step, Step::Damaged(damage) if damage.position < from || damage.position > until) {
-                        self.found.push(step);
+                    match &step {
+                        Step::Damaged(damage) if damage.position > until => {}
+                        Step::Damaged(damage) if damage.position < from => {
+                            if walk.offset >= limit || walk.next > until {
+                                // It covers this run and those before it, down to the one that it begins in.
+                                let begins = damage.position.get().saturating_sub(first.get()) as usize / SPARSE;
+                                *left = (begins + 1).min(chunk);
+                            }
+                        }
+                        _ => self.found.push(step),
                     }
                 }
                 Ok(true)
@@ -434,10 +442,15 @@ pub(crate) fn by_revision(
 /// What stands at a frame that an index named: an event that passes the filter, damage, or nothing of interest.
 fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64) -> Option<Step> {
     let damaged = |what| {
-        let position = position_at(part, offset, limit);
-        Some(Step::Damaged(Box::new(damage_at(part, offset, limit, position, what))))
+        let (position, end) = part.index.damage(offset).unwrap_or_else(|| {
+            let position = position_at(part, offset, limit);
+            (position, part.segment.next_sound(offset, limit, position).unwrap_or(limit))
+        });
+        Some(Step::Damaged(Box::new(part.segment.damage(offset, end, position, what))))
     };
     match part.segment.find(offset, limit) {
+        // A sound frame out of its place is part of a damaged stretch.
+        Found::Frame(_) if part.index.damage(offset).is_some() => damaged("positions do not follow each other"),
         Found::Frame(frame) if !frame.is_control() && filter.matches(frame) => {
             Some(Step::Event { offset, len: frame.len() as u32, position: frame.position() })
         }
@@ -456,31 +469,38 @@ fn damage_at(part: &Part, offset: u64, limit: u64, position: Position, what: &st
 fn position_at(part: &Part, offset: u64, limit: u64) -> Position {
     let chunks: Vec<usize> = (0..part.index.chunks(limit)).collect();
     let before = chunks.partition_point(|chunk| part.index.chunk(*chunk, limit).is_some_and(|start| start < offset));
-    let mut walk = start_in(part, chunk_start(part, before.saturating_sub(1)));
-    while walk.0 < offset {
-        match part.segment.find(walk.0, limit) {
-            Found::Frame(frame) => walk = (walk.0 + frame.stride() as u64, after(frame)),
-            Found::Blank | Found::Bad(_) => break,
+    let from = chunk_start(part, before.saturating_sub(1));
+    let (mut at, mut next) = start_in(part, from);
+    while at < offset {
+        match part.segment.find(at, limit) {
+            Found::Frame(frame) if frame.position() == next => (at, next) = (at + frame.stride() as u64, after(frame)),
+            _ => {
+                let behind = part.segment.next_sound(at, limit, next).unwrap_or(limit);
+                match part.segment.find(behind, limit) {
+                    Found::Frame(frame) if behind <= offset => (at, next) = (behind, frame.position()),
+                    _ => break,
+                }
+            }
         }
     }
-    walk.1
+    next
 }
 
-/// Where to begin to look in a part for a position, and which position comes there.
+/// Where to begin to look in a part for a position, and which position comes there: always a place where nothing is lost.
 fn start_in(part: &Part, from: Position) -> (u64, Position) {
     let first = part.segment.first();
     let limit = part.segment.written();
-    if from <= first {
-        return (PAGE as u64, first);
+    let wanted = from.get().saturating_sub(first.get()) as usize / SPARSE;
+    let mut chunk = wanted.min(part.index.chunks(limit).saturating_sub(1));
+    while chunk > 0 {
+        let offset = part.index.chunk(chunk, limit).unwrap_or(PAGE as u64);
+        match part.segment.find(offset, limit) {
+            Found::Frame(frame) if part.index.damage(offset).is_none() => return (offset, frame.position()),
+            // Damage that may have begun in an earlier run.
+            _ => chunk -= 1,
+        }
     }
-    let wanted = (from.get() - first.get()) as usize / SPARSE;
-    let Some(last) = part.index.chunks(limit).checked_sub(1) else { return (PAGE as u64, first) };
-    let chunk = wanted.min(last);
-    let offset = part.index.chunk(chunk, limit).unwrap_or(PAGE as u64);
-    match part.segment.find(offset, limit) {
-        Found::Frame(frame) => (offset, frame.position()),
-        Found::Blank | Found::Bad(_) => (offset, chunk_start(part, chunk)),
-    }
+    (PAGE as u64, first)
 }
 
 fn chunk_start(part: &Part, chunk: usize) -> Position {

@@ -222,6 +222,64 @@ fn several_damaged_stretches_are_told_one_by_one() {
 }
 
 /// R6: a page of zeroes or garbage, anywhere.
+/// One segment of a hundred events in two streams, as a killed writer leaves it, so that only the index in memory knows
+/// where they are. `damage` gets the segment's file and its frames.
+fn a_hundred_events_of_which_some_are_damaged(damage: impl FnOnce(&Path, &dyn Fn(u64) -> files::RawFrame)) -> Scratch {
+    let scratch = Scratch::new();
+    let store = os().open(scratch.store_path()).unwrap();
+    for number in 1..=100u64 {
+        let stream = if number % 10 == 5 { "cart-1" } else { "cart-2" };
+        store.append(stream, NewEvent::new("added", &[7; 50])).unwrap();
+    }
+    let killed = scratch.as_if_killed();
+    let segment = files::newest(&killed.store_path());
+    damage(&segment, &|position| files::frame_of(&segment, position));
+    killed
+}
+
+/// The index keeps an offset for each run of 32 events; a stretch of damage may begin in one run and end in another.
+#[test]
+fn the_event_behind_a_damaged_one_is_found_wherever_it_stands() {
+    for damaged in 2..=70 {
+        let scratch = a_hundred_events_of_which_some_are_damaged(|segment, frame| {
+            files::flip(segment, frame(damaged).offset + 100, 3);
+        });
+        let store = Store::open_read_only(scratch.store_path()).unwrap();
+        let behind = store.event((damaged + 1).into()).unwrap().unwrap();
+        assert_eq!(behind.position().get(), damaged + 1);
+        let from_there: Vec<u64> =
+            store.read(Query::new()).from((damaged + 1).into()).flatten().map(|event| event.position().get()).collect();
+        assert_eq!(from_there, (damaged + 1..=100).collect::<Vec<_>>(), "behind {damaged}");
+        // The control: the damaged one is told, at its own place.
+        assert!(matches!(store.event(damaged.into()), Err(Error::Damaged(damage)) if damage.position.get() == damaged));
+    }
+}
+
+#[test]
+fn a_stretch_over_many_runs_is_told_once_in_each_direction_and_by_the_index_alike() {
+    let scratch = a_hundred_events_of_which_some_are_damaged(|segment, frame| {
+        files::flip(segment, frame(3).offset + 100, 3);
+        (20..=85).for_each(|position| files::flip(segment, frame(position).offset + 100, 3));
+        files::flip(segment, frame(92).offset + 100, 3);
+    });
+    let store = Store::open_read_only(scratch.store_path()).unwrap();
+    let damage = |reader: towpath::Reader| -> Vec<(u64, u64)> {
+        let told = reader.filter_map(Result::err).map(|error| match error {
+            Error::Damaged(damage) => (damage.position.get(), damage.length),
+            other => panic!("{other}"),
+        });
+        told.collect()
+    };
+    let forward = damage(store.read(Query::new()));
+    assert_eq!(forward.iter().map(|(position, _)| *position).collect::<Vec<_>>(), [3, 20, 92]);
+    let mut backward = damage(store.read(Query::new()).backwards());
+    backward.reverse();
+    assert_eq!(backward, forward);
+    assert_eq!(damage(store.read(Query::new().stream("cart-1"))), forward);
+    let (of_stream, _) = told::read(&store, Query::new().stream("cart-1"));
+    assert_eq!(positions(&of_stream), [5, 15, 95]);
+}
+
 #[test]
 fn a_lost_page_takes_only_the_events_in_it() {
     let scratch = Scratch::new();
