@@ -126,7 +126,9 @@ pub enum Error {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
-    /// The store was opened read-only, by a process that forked, or on a medium that cannot be written.
+    /// The store was opened read-only; or this process was forked from the one that opened it; or a commit's rule is running
+    /// on this thread, which may not wait for the writer. `why` says which. A medium that cannot be written gives
+    /// [`Error::Io`].
     #[error("the store cannot be written here: {why}")]
     ReadOnly {
         /// Why not.

@@ -22,7 +22,8 @@ use crate::writer::ticket::Ticket;
 /// An empty batch means that nothing came within the patience, never that the end was reached: a log has none. A closed
 /// canal first hands out what it has, and then says [`Error::Closed`].
 pub trait Canal {
-    /// The next events, up to `max` of them, waiting up to `patience` for the first.
+    /// The next events, up to `max` of them, waiting up to `patience` for the first. A `max` of 0 counts as 1. A batch ends where
+    /// a segment does, so it may be smaller though more is there.
     ///
     /// # Errors
     /// [`Error::Damaged`] for a damaged stretch; the next call goes on behind it. [`Error::Closed`] after the last event
@@ -32,7 +33,8 @@ pub trait Canal {
     /// Says what became of a delivery. Where [`Promises::cumulative`] holds, of everything before it too.
     ///
     /// # Errors
-    /// [`Error::NotDelivered`] for what was never handed out.
+    /// [`Error::NotDelivered`] for what was never handed out. For a cursor with a name, what an append can fail with, of
+    /// this acknowledgement or the last one: [`Error::Closed`], [`Error::Stopped`].
     fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()>;
 
     /// What this canal can be relied on for.

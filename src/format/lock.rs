@@ -1,5 +1,5 @@
-//! The lock file: who writes, and for readers in other processes how far. One page; it says nothing after a crash.
-//! FORMAT.md, "Lock file".
+//! The lock file: who writes, and for readers in other processes how far. One page. After a crash recovery believes its
+//! durable word, and its closed one only together with a closing record that ends there. FORMAT.md, "Lock file".
 
 use std::ops::Range;
 
@@ -15,7 +15,8 @@ const STORE: Range<usize> = 16..32; // 12..16 stays 0
 const SINCE: Range<usize> = 32..40;
 const CRC: Range<usize> = 40..44; // over everything before it
 
-/// The live words, outside the CRC, each 8 bytes and written at once. While a segment is changed, `END` is 0.
+/// Words that are loaded and stored whole, 8 bytes each; all but `SINCE` are live and outside the CRC. While a segment is
+/// changed, `END` is 0.
 pub(crate) mod word {
     /// Since when the lock is held: under the CRC, written once by each writer, each time another number.
     pub(crate) const SINCE: usize = super::SINCE.start;

@@ -46,7 +46,7 @@ pub(crate) struct Log {
 pub(crate) enum Side {
     /// The one writer.
     Writer(Held),
-    /// A reader, with the writer it follows while one lives.
+    /// A reader, with the lock file by which it follows this writer or one that comes later. `None`: there is no such file.
     Reader(Mutex<Option<Seen>>),
 }
 
@@ -83,7 +83,7 @@ impl Log {
         Ok(())
     }
 
-    /// Shows readers, here and in other processes, what was written: one atomic store, one wake.
+    /// Shows readers what was written: in other processes by the words of `LOCK`, here by the head, which also wakes them.
     pub(crate) fn publish(&self, segment: &Segment, end: u64, head: Position) {
         segment.set_written(end);
         if let Side::Writer(held) = &self.side {

@@ -40,11 +40,11 @@ const FAILURES_STAY: u32 = 4;
 pub struct Recovery {
     /// The store was made just now.
     pub created: bool,
-    /// The store was closed in good order, or made just now.
+    /// The store was closed in good order, or made just now. Beside a writer, a read-only store says `false`.
     pub clean: bool,
     /// Bytes of segments that were read to find out.
     pub bytes_read: u64,
-    /// What was cut off because it was never whole, and where it is kept.
+    /// What was cut off because it was never whole, and where it is kept. Opening read-only cuts nothing.
     pub quarantined: Vec<Quarantined>,
 }
 

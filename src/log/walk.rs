@@ -240,7 +240,7 @@ pub(crate) struct WalkBack {
 #[derive(Debug)]
 enum Left {
     Undecided,
-    /// So many runs of the sparse table.
+    /// So many runs of [`SPARSE`] positions.
     Chunks(usize),
     /// These frames, rising.
     Picked(Vec<Unit>),

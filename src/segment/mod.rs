@@ -26,7 +26,7 @@ pub(crate) struct Segment {
     written: AtomicU64,
     /// Nothing will be written here any more.
     sealed: AtomicBool,
-    /// The last position that can stand here; known once it is sealed.
+    /// The last position that can stand here so far; `u64::MAX` while that is not known.
     highest: AtomicU64,
     durable: AtomicBool,
 }

@@ -59,7 +59,7 @@ pub(crate) struct Inner {
     /// `None` when it was opened read-only.
     writer: Option<Writer>,
     recovery: Recovery,
-    /// What canals keep here, by consumer name: who owns it. See `canal::checkpoint`.
+    /// Which consumer names have an owner, and what the owners were told.
     pub(crate) owners: crate::sync::Owners,
 }
 
@@ -69,14 +69,14 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Locked`] when another writer has it open, [`Error::NotAStore`], [`Error::Unsupported`] and
-    /// [`Error::Damaged`] when what stands there cannot be used as it is; nothing is changed then. [`Error::Io`] and
-    /// [`Error::DiskFull`] from the operating system.
+    /// [`Error::Damaged`] when what stands there cannot be used as it is; no event is lost by that, though what
+    /// was never whole may be in `quarantine/` already. [`Error::Io`] and [`Error::DiskFull`] from the operating system.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Options::new().open(path)
     }
 
-    /// Opens a store for reading, beside a writer in this or another process, or without one. Takes no lock and changes
-    /// nothing. What the writer publishes later shows up in [`head`](Store::head), in new readers, and in cursors.
+    /// Opens a store for reading, beside a writer in this or another process, or without one. Holds no lock (it tries
+    /// that of `LOCK` for an instant, to see whether a writer lives) and changes nothing. What the writer publishes later shows up in [`head`](Store::head), in new readers, and in cursors.
     ///
     /// # Errors
     /// As [`open`](Store::open), but for the lock. Damage in the newest segment is told by readers instead.
@@ -154,7 +154,8 @@ impl Store {
     /// Returns once everything that was appended or submitted before is on stable storage, whatever the durability.
     ///
     /// # Errors
-    /// [`Error::Stopped`] when the sync failed, now or before: the writer has stopped for good.
+    /// [`Error::Stopped`] when the sync failed, now or before: the writer has stopped for good. [`Error::ReadOnly`] when it
+    /// was opened read-only, in a forked child, and within a rule.
     pub fn sync(&self) -> Result<()> {
         self.writer()?.sync()
     }
@@ -164,6 +165,7 @@ impl Store {
     ///
     /// # Errors
     /// What went wrong on the way; the store is closed all the same. [`Error::Closed`] when it was already.
+    /// [`Error::ReadOnly`] in a forked child and within a rule: it stays open then.
     pub fn close(self) -> Result<()> {
         match &self.inner.writer {
             Some(writer) => writer.close(),

@@ -184,7 +184,7 @@ impl Shared {
         if is_in_rule() { Err(IN_RULE) } else { Ok(()) }
     }
 
-    /// Takes the writer's place for a few turns, if it is free, until `done`.
+    /// Takes the writer's place for a few turns, if it is free, until `done`. Says whether it is.
     pub(crate) fn lead(&self, done: impl Fn() -> bool) -> bool {
         let mut turn = match self.turn.try_lock() {
             Ok(turn) => turn,

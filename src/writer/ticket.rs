@@ -89,7 +89,8 @@ impl Ticket {
     ///
     /// # Errors
     /// Why it was refused; nothing of it was written then. [`Error::Stopped`] when writing or syncing failed: what
-    /// became of the commit shows when the store is opened again.
+    /// became of the commit shows when the store is opened again. [`Error::ReadOnly`] within a rule: that says nothing of
+    /// the commit.
     pub fn wait(self) -> Result<Receipt> {
         while !self.group.is_answered() {
             let Some(shared) = self.group.shared.upgrade() else { break };

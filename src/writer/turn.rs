@@ -285,7 +285,8 @@ impl Turn {
             Err(error) => {
                 (self.next, self.last_crc) = (run.next, run.last_crc);
                 self.streams.clear();
-                let error = if matches!(error, Error::DiskFull { .. }) { error } else { self.stop(&error) };
+                // A part may stand in the file: what follows must not be written around it.
+                let error = self.stop(&error);
                 for answer in &mut group.answers[run.commits] {
                     *answer = Err(Box::new(error.clone()));
                 }
