@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::format::frame::Nonce;
+use crate::format::frame::{self, Nonce};
 use crate::format::{CHECKSUM_CRC32, PAGE, VERSION, crc, u32_at, u64_at};
 use crate::id::{Position, StoreId, Timestamp};
 
@@ -20,6 +20,9 @@ const PREVIOUS_CRC: Range<usize> = 64..68;
 const CREATED: Range<usize> = 72..80; // 68..72 stays 0
 const DURABLE: Range<usize> = 80..88;
 const CRC: Range<usize> = PAGE - 4..PAGE; // over everything before it
+
+/// Offsets in an index are 32 bits of eight bytes each, so no segment ends behind this.
+const FARTHEST: u64 = (u32::MAX as u64) * 8;
 
 /// What a segment says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,13 +99,18 @@ pub(crate) fn decode(page: &[u8; PAGE]) -> Result<Header, Bad> {
         return Err(Bad::Checksum(u32_at(page, CHECKSUM.start)));
     }
     let previous_first = Position::new(u64_at(page, PREVIOUS_FIRST.start));
+    let end = u64_at(page, PREVIOUS_END.start);
+    let fits = (PAGE as u64..=FARTHEST).contains(&end) && end.is_multiple_of(frame::ALIGN as u64);
+    if previous_first != Position::START && !fits {
+        return Err(Bad::Damaged);
+    }
     Ok(Header {
         store: StoreId(page[STORE].try_into().expect("16 bytes")),
         nonce: Nonce(u32_at(page, NONCE.start)),
         first: Position::new(u64_at(page, FIRST.start)),
         previous: (previous_first != Position::START).then(|| Previous {
             first: previous_first,
-            end: u64_at(page, PREVIOUS_END.start),
+            end,
             last_crc: u32_at(page, PREVIOUS_CRC.start),
         }),
         created: Timestamp::from_nanos(u64_at(page, CREATED.start)),

@@ -250,7 +250,7 @@ impl Segment {
         }
         let highest = Position::new(self.highest.load(Ordering::Acquire));
         let claimed_end = from + frame::padded(frame::claimed_len(self.map.bytes(from..limit)) as usize) as u64;
-        let mut budget = limit.saturating_sub(from) * 8 + (1 << 20);
+        let mut budget = limit.min(self.capacity()).saturating_sub(from) * 8 + (1 << 20);
         let mut offset = (from + 1).next_multiple_of(ALIGN as u64);
         let mut chain: Option<Chain> = None;
         while offset + (frame::HEADER as u64) <= limit {
@@ -293,7 +293,7 @@ impl Segment {
     /// Whether a sound frame behind `from`, of a higher position than `expected`, says that everything before it was on
     /// the disk when it was written.
     pub(crate) fn any_synced(&self, from: u64, limit: u64, expected: Position) -> bool {
-        let mut budget = limit.saturating_sub(from) * 8 + (1 << 20);
+        let mut budget = limit.min(self.capacity()).saturating_sub(from) * 8 + (1 << 20);
         let mut offset = (from + 1).next_multiple_of(ALIGN as u64);
         while offset + (frame::HEADER as u64) <= limit {
             let bytes = self.map.bytes(offset..limit);
