@@ -25,9 +25,12 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Copies a file without writing out its blank end.
+/// Copies a file without writing out its blank end. One that went away since it was seen was a temporary one.
 fn copy_file(from: &Path, to: &Path) {
-    let bytes = fs::read(from).unwrap();
+    let bytes = match fs::read(from) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        read => read.unwrap(),
+    };
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     fs::write(to, &bytes[..used]).unwrap();
     set_len(to, bytes.len() as u64);
