@@ -491,6 +491,10 @@ fn start_in(part: &Part, from: Position) -> (u64, Position) {
     let first = part.segment.first();
     let limit = part.segment.written();
     let wanted = from.get().saturating_sub(first.get()) as usize / SPARSE;
+    if wanted == 0 {
+        // Without asking the index, which would have to catch up with the whole segment first.
+        return (PAGE as u64, first);
+    }
     let mut chunk = wanted.min(part.index.chunks(limit).saturating_sub(1));
     while chunk > 0 {
         let offset = part.index.chunk(chunk, limit).unwrap_or(PAGE as u64);
