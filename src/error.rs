@@ -178,6 +178,32 @@ pub enum Error {
         /// The last that was handed out.
         last: Position,
     },
+    /// A delivery that is not this consumer's to settle. Nothing has changed.
+    #[error("the delivery of position {position} by {name:?} cannot be settled: {why}")]
+    NotHeld {
+        /// The consumer.
+        name: String,
+        /// The event.
+        position: Position,
+        /// Why not: it is settled already, its lease ran out, somebody else has it, it was never handed out.
+        why: &'static str,
+    },
+    /// A consumer of this name exists and is another one. Use another name, or what it was made with.
+    #[error("consumer {name:?} exists with {what}; open it as it was made, or use another name")]
+    ConsumerDiffers {
+        /// The name.
+        name: String,
+        /// What differs, and how it stands.
+        what: String,
+    },
+    /// This canal does not do that; its [`Promises`](crate::Promises) say so.
+    #[error("a {canal} does not promise {what}")]
+    NotPromised {
+        /// What kind of canal it is.
+        canal: &'static str,
+        /// What was asked of it.
+        what: &'static str,
+    },
     /// A handler refused an event. What came before it is settled; the event comes again.
     #[error("the handler refused the event at position {position}: {why}")]
     Handler {

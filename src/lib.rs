@@ -24,8 +24,10 @@ mod store;
 mod sync;
 mod writer;
 
+pub use canal::batch::{Batch, Deliveries, Delivery};
 pub use canal::cursor::{Cursor, CursorBuilder};
-pub use canal::{Batch, Canal, Consumer, Events, Promises, Settlement, Start, Token};
+pub use canal::retry::Retry;
+pub use canal::{Canal, Consumer, Promises, Reason, Settlement, Start, Token, Transact};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Damage, Error, Result, SharedIo};
 pub use event::codec::Codec;

@@ -360,7 +360,7 @@ fn base(durability: Durability, segments: u64, closed: bool) -> Base {
             let mut cursor = store.cursor("table").open().expect("a cursor");
             let batch = towpath::Canal::pull_batch(&mut cursor, 4, std::time::Duration::ZERO).expect("events");
             cursor.acknowledge(batch.iter().last().expect("events").position()).expect("a checkpoint");
-            cursor.flush().expect("a checkpoint");
+            towpath::Canal::flush(&mut cursor).expect("a checkpoint");
         }
     }
     // Whoever reads there makes the index files of the older segments.

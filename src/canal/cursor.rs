@@ -1,17 +1,21 @@
 //! The ordered consumer: every event in the order of the log, once, with a checkpoint by name.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::canal::{Batch, Canal, Promises, Settlement, Start, Token};
+use crate::canal::batch::Batch;
+use crate::canal::{Canal, Promises, Settlement, Start, Token, Transact};
 use crate::error::{Error, Result};
 use crate::event::query::Query;
+use crate::format::control::Control;
 use crate::format::names;
 use crate::id::Position;
 use crate::log::terms::Filter;
 use crate::log::walk::{self, Step, Walk};
 use crate::store::Store;
 use crate::sync::{Owned, Told, guard};
-use crate::writer::ticket::Ticket;
+use crate::writer::commit::Commit;
+use crate::writer::ticket::{Receipt, Ticket};
 
 /// How often a reader looks for what a writer in another process has published.
 const LOOK: Duration = Duration::from_millis(2);
@@ -48,6 +52,10 @@ pub struct Cursor {
     checkpoint: Position,
     /// The last checkpoint's way into the log.
     unanswered: Option<Ticket>,
+    /// Nothing is handed out before: a delivery is to be tried again then.
+    not_before: Option<Instant>,
+    /// The name, for deliveries.
+    name: Option<Arc<str>>,
 }
 
 impl Store {
@@ -115,6 +123,8 @@ impl CursorBuilder {
             handed_out: next.previous(),
             checkpoint: next,
             unanswered: None,
+            not_before: None,
+            name: self.name.map(Into::into),
         })
     }
 }
@@ -134,8 +144,7 @@ impl Cursor {
     pub fn acknowledge(&mut self, position: Position) -> Result<()> {
         self.notice_seek()?;
         if position > self.handed_out {
-            let name = self.owned.as_ref().map_or("(unnamed)", Owned::name).to_owned();
-            return Err(Error::NotDelivered { name, asked: position, last: self.handed_out });
+            return Err(Error::NotDelivered { name: self.name(), asked: position, last: self.handed_out });
         }
         if position < self.checkpoint {
             return Ok(());
@@ -155,19 +164,14 @@ impl Cursor {
         }
         let head = self.store.head();
         if position > head.next() {
-            let name = self.owned.as_ref().map_or("(unnamed)", Owned::name).to_owned();
-            return Err(Error::NotDelivered { name, asked: position, last: head });
+            return Err(Error::NotDelivered { name: self.name(), asked: position, last: head });
         }
         self.keep(position)?;
         self.go_to(position)
     }
 
-    /// Waits until the last acknowledgement stands in the log.
-    ///
-    /// # Errors
-    /// Why it does not.
-    pub fn flush(&mut self) -> Result<()> {
-        self.unanswered.take().map_or(Ok(()), |ticket| ticket.wait().map(drop))
+    fn name(&self) -> String {
+        self.name.as_deref().unwrap_or("(unnamed)").to_owned()
     }
 
     fn keep(&mut self, next: Position) -> Result<()> {
@@ -182,11 +186,16 @@ impl Cursor {
         Ok(())
     }
 
+    fn not_promised(&self, what: &'static str) -> Error {
+        Error::NotPromised { canal: "cursor", what }
+    }
+
     fn go_to(&mut self, next: Position) -> Result<()> {
         self.walk = Walk::new(&self.store.inner.log, Filter::Query(self.filter.clone()), next)?;
         self.pending = None;
         self.handed_out = next.previous();
         self.checkpoint = next;
+        self.not_before = None;
         Ok(())
     }
 
@@ -223,17 +232,12 @@ impl Cursor {
 
     /// What is there now, without waiting.
     fn take(&mut self, max: usize) -> Result<Batch> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(self.name.clone(), 0);
         let until = self.store.inner.log.head();
         while batch.len() < max {
             match self.find(until)? {
                 Some(Step::Event { offset, len, position }) => {
-                    let segment = &self.walk.part().segment;
-                    if !batch.takes(segment) {
-                        self.pending = Some(Step::Event { offset, len, position });
-                        break;
-                    }
-                    batch.push(segment, offset, len, Token(position.get()));
+                    batch.push(&self.walk.part().segment, offset, len);
                     self.handed_out = position;
                 }
                 Some(Step::Damaged(damage)) if batch.is_empty() => return Err(Error::Damaged(*damage)),
@@ -265,11 +269,13 @@ impl Canal for Cursor {
             // Closed is asked before the log is looked at, so nothing can have come behind what is found.
             let closed = log.is_closed();
             let seen = log.head.get();
-            let batch = self.take(max.max(1))?;
+            let held = self.not_before.map_or(Duration::ZERO, |time| time.saturating_duration_since(Instant::now()));
+            let batch = if held.is_zero() { self.take(max.max(1))? } else { Batch::default() };
             if !batch.is_empty() {
+                self.not_before = None;
                 return Ok(batch);
             }
-            if closed {
+            if closed && held.is_zero() {
                 return Err(Error::Closed);
             }
             let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
@@ -278,31 +284,68 @@ impl Canal for Cursor {
             }
             let log = &self.store.inner.log;
             let patience = if self.store.writer().is_ok() { left } else { left.min(LOOK) };
+            let patience = if held.is_zero() { patience } else { patience.min(held) };
             let moved = || self.owned.as_ref().is_some_and(|owned| owned.told() != self.told);
             log.head.wait(seen, patience, || log.is_closed() || moved());
         }
     }
 
-    /// `Done` acknowledges everything up to this delivery; `Release` hands out this one and what follows it again.
+    /// `Done` acknowledges everything up to this delivery; `Release` and `Retry` hand out this one and what follows it
+    /// again, `Retry` not before its time. Attempts are not counted, and nothing becomes a dead letter.
     fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()> {
-        let position = Position::new(token.0);
-        match settlement {
-            Settlement::Done => self.acknowledge(position),
-            Settlement::Release if position > self.handed_out => {
-                let name = self.owned.as_ref().map_or("(unnamed)", Owned::name).to_owned();
-                Err(Error::NotDelivered { name, asked: position, last: self.handed_out })
-            }
-            Settlement::Release => {
-                let checkpoint = self.checkpoint;
-                self.go_to(position)?;
-                self.checkpoint = checkpoint;
-                Ok(())
-            }
+        let position = Position::new(token.place);
+        if let Settlement::Done = settlement {
+            return self.acknowledge(position);
         }
+        if position > self.handed_out {
+            return Err(Error::NotDelivered { name: self.name(), asked: position, last: self.handed_out });
+        }
+        let after = match settlement {
+            Settlement::Reject { .. } => return Err(self.not_promised("rejecting deliveries")),
+            Settlement::Retry { after, .. } => after,
+            Settlement::Done | Settlement::Release => None,
+        };
+        let checkpoint = self.checkpoint;
+        self.go_to(position)?;
+        self.checkpoint = checkpoint;
+        self.not_before = after.and_then(|after| Instant::now().checked_add(after));
+        Ok(())
+    }
+
+    fn extend(&mut self, _token: Token, _lease: Duration) -> Result<()> {
+        Err(self.not_promised("leases"))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.unanswered.take().map_or(Ok(()), |ticket| ticket.wait().map(drop))
     }
 
     fn promises(&self) -> Promises {
-        Promises { ordered: true, cumulative: true, remembered: self.owned.is_some() }
+        Promises {
+            ordered: true,
+            lossless: true,
+            cumulative: true,
+            remembered: self.owned.is_some(),
+            counted: false,
+            leased: false,
+            rejects: false,
+        }
+    }
+}
+
+impl Transact for Cursor {
+    fn commit_and_settle(&mut self, commit: &mut Commit, done: &[Token]) -> Result<Receipt> {
+        self.notice_seek()?;
+        let Some(owned) = &self.owned else { return Err(self.not_promised("progress that is kept")) };
+        let position = done.iter().map(|token| Position::new(token.place)).max().unwrap_or(self.checkpoint.previous());
+        if position > self.handed_out {
+            return Err(Error::NotDelivered { name: self.name(), asked: position, last: self.handed_out });
+        }
+        let next = position.next().max(self.checkpoint);
+        let record = Control::Checkpoint { name: owned.name().to_owned(), next };
+        let receipt = self.store.commit_with(commit, &[record])?;
+        self.checkpoint = next;
+        Ok(receipt)
     }
 }
 

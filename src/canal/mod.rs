@@ -1,54 +1,143 @@
 //! Canals: anything that batches of events can be pulled from, with progress that is settled.
 
+pub(crate) mod batch;
 pub(crate) mod cursor;
+pub(crate) mod retry;
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::canal::batch::Batch;
 use crate::error::{Error, Result};
 use crate::format::control::Control;
 use crate::format::{limits, names};
 use crate::id::{Position, Timestamp};
-use crate::log::event::Event;
-use crate::segment::Segment;
 use crate::store::Store;
 use crate::sync::guard;
 use crate::writer::commit::Commit;
 use crate::writer::staging::Patience;
-use crate::writer::ticket::Ticket;
+use crate::writer::ticket::{Receipt, Ticket};
 
 /// One contract for all consumers: pull a batch, handle it, settle it.
 ///
 /// An empty batch means that nothing came within the patience, never that the end was reached: a log has none. A closed
-/// canal first hands out what it has, and then says [`Error::Closed`].
+/// canal first hands out what it has, and then says [`Error::Closed`]. What a canal does not promise it refuses with
+/// [`Error::NotPromised`], and changes nothing.
 pub trait Canal {
-    /// The next events, up to `max` of them, waiting up to `patience` for the first. A `max` of 0 counts as 1. A batch ends where
-    /// a segment does, so it may be smaller though more is there.
+    /// The next events, up to `max` of them, waiting up to `patience` for the first. A `max` of 0 counts as 1. A batch may be
+    /// smaller though more is there.
     ///
     /// # Errors
     /// [`Error::Damaged`] for a damaged stretch; the next call goes on behind it. [`Error::Closed`] after the last event
-    /// of a store that was closed.
+    /// of a store that was closed. What writing down who has them can fail with; they come again then.
     fn pull_batch(&mut self, max: usize, patience: Duration) -> Result<Batch>;
 
-    /// Says what became of a delivery. Where [`Promises::cumulative`] holds, of everything before it too.
+    /// Says what became of a delivery. Where [`Promises::cumulative`] holds, of everything before it too. What is said
+    /// is on its way when this returns, [`flush`](Canal::flush) waits for it.
     ///
     /// # Errors
-    /// [`Error::NotDelivered`] for what was never handed out. For a cursor with a name, what an append can fail with, of
-    /// this acknowledgement or the last one: [`Error::Closed`], [`Error::Stopped`].
+    /// [`Error::NotDelivered`] and [`Error::NotHeld`] for what was never handed out, is settled already, or was taken away
+    /// since; nothing has changed then. For a consumer with a name, what an append can fail with, of this settlement or
+    /// an earlier one: [`Error::Closed`], [`Error::Stopped`], [`Error::DiskFull`].
     fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()>;
+
+    /// Keeps a delivery for so long from now on, before it is given to somebody else.
+    ///
+    /// # Errors
+    /// As [`settle`](Canal::settle). [`Error::NotPromised`] where deliveries are not leased, and need no extension.
+    fn extend(&mut self, token: Token, lease: Duration) -> Result<()>;
+
+    /// Waits until everything that was settled stands where the canal keeps it.
+    ///
+    /// # Errors
+    /// Why it does not.
+    fn flush(&mut self) -> Result<()>;
 
     /// What this canal can be relied on for.
     fn promises(&self) -> Promises;
 }
 
+/// A canal whose progress lies in a store, so that it can move in one commit with events that are appended there.
+pub trait Transact: Canal {
+    /// Writes a commit and settles deliveries as done, all or nothing, and waits as the store's durability says. The commit may be
+    /// empty. Where [`Promises::cumulative`] holds, the last token stands for everything before it.
+    ///
+    /// # Errors
+    /// As [`Store::commit`] and [`Canal::settle`]; nothing is written or settled then. [`Error::Invalid`] for a commit with an
+    /// idempotency key: what is settled is written once without it. [`Error::NotPromised`] for a canal without a name.
+    fn commit_and_settle(&mut self, commit: &mut Commit, done: &[Token]) -> Result<Receipt>;
+}
+
 /// What became of a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settlement {
     /// It was handled and need not come again.
     Done,
-    /// It was not handled: hand it out again, and what follows it.
+    /// It failed: hand it out again. The attempt counts, where the canal counts them; after the last one it becomes a dead letter.
+    Retry {
+        /// Not before so long from now. `None`: as the canal's own policy has it, at once where it has none.
+        after: Option<Duration>,
+        /// What failed.
+        why: String,
+    },
+    /// It will never succeed: make it a dead letter now.
+    Reject {
+        /// What kind of failure it is.
+        reason: Reason,
+        /// What failed.
+        why: String,
+    },
+    /// It was not handled: hand it out again, and what follows it. The attempt does not count.
     Release,
+}
+
+/// Why a delivery became a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The last attempt failed, whatever it failed of: an error, a panic, a lease that ran out, a process that ended.
+    Attempts,
+    /// The handler refused it for good.
+    Rejected,
+    /// Its payload does not decode.
+    Undecodable,
+    /// It is larger than its handler can take.
+    TooLarge,
+    /// It waited for longer than the group allows.
+    Expired,
+    /// Its bytes are damaged; the dead letter says which positions are lost.
+    Damaged,
+    /// It follows a dead letter that it must not overtake.
+    Parked,
+}
+
+impl Reason {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Attempts => "attempts",
+            Reason::Rejected => "rejected",
+            Reason::Undecodable => "undecodable",
+            Reason::TooLarge => "too large",
+            Reason::Expired => "expired",
+            Reason::Damaged => "damaged",
+            Reason::Parked => "parked",
+        }
+    }
+
+    /// What was written.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        use Reason::{Attempts, Damaged, Expired, Parked, Rejected, TooLarge, Undecodable};
+        [Attempts, Rejected, Undecodable, TooLarge, Expired, Damaged, Parked]
+            .into_iter()
+            .find(|one| one.as_str() == text)
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// What a canal can be relied on for.
@@ -57,89 +146,26 @@ pub enum Settlement {
 pub struct Promises {
     /// Events come in the order of the log, without gaps.
     pub ordered: bool,
+    /// Every event comes; nothing is passed over.
+    pub lossless: bool,
     /// Settling one settles everything before it.
     pub cumulative: bool,
     /// What was settled survives a crash of the process.
     pub remembered: bool,
+    /// Attempts are counted, also those that ended the process, and the last one makes a dead letter.
+    pub counted: bool,
+    /// Deliveries are leased: [`Canal::extend`] works, and what is not settled in time is given to somebody else.
+    pub leased: bool,
+    /// [`Settlement::Reject`] makes a dead letter.
+    pub rejects: bool,
 }
 
 /// Names a delivery to the canal that made it. What is inside is the canal's own business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(pub(crate) u64);
-
-/// Events that were pulled together. They stay readable for as long as the batch lives.
-#[derive(Debug, Default)]
-pub struct Batch {
-    segment: Option<Arc<Segment>>,
-    frames: Vec<(u64, u32)>,
-    last: Option<Token>,
-}
-
-impl Batch {
-    /// How many events it has.
-    pub fn len(&self) -> usize {
-        self.frames.len()
-    }
-
-    /// Whether nothing came.
-    pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    /// The events, in the order of the canal.
-    pub fn iter(&self) -> Events<'_> {
-        Events { batch: self, frames: self.frames.iter() }
-    }
-
-    /// Names the last delivery, to settle all of it at once where that is possible.
-    pub fn last(&self) -> Option<Token> {
-        self.last
-    }
-
-    /// Names the delivery of one of its events.
-    pub fn token(&self, event: &Event<'_>) -> Token {
-        Token(event.position().get())
-    }
-
-    fn push(&mut self, segment: &Arc<Segment>, offset: u64, len: u32, token: Token) {
-        self.segment.get_or_insert_with(|| segment.clone());
-        self.frames.push((offset, len));
-        self.last = Some(token);
-    }
-
-    /// Whether an event of this segment can join: a batch keeps one segment alive.
-    fn takes(&self, segment: &Arc<Segment>) -> bool {
-        self.segment.as_ref().is_none_or(|own| Arc::ptr_eq(own, segment))
-    }
-}
-
-/// The events of a [`Batch`].
-#[derive(Clone, Debug)]
-pub struct Events<'a> {
-    batch: &'a Batch,
-    frames: std::slice::Iter<'a, (u64, u32)>,
-}
-
-impl<'a> Iterator for Events<'a> {
-    type Item = Event<'a>;
-
-    fn next(&mut self) -> Option<Event<'a>> {
-        let (offset, len) = *self.frames.next()?;
-        self.batch.segment.as_ref().map(|segment| Event::borrowed(segment, offset, len))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.frames.size_hint()
-    }
-}
-
-impl<'a> IntoIterator for &'a Batch {
-    type Item = Event<'a>;
-    type IntoIter = Events<'a>;
-
-    fn into_iter(self) -> Events<'a> {
-        self.iter()
-    }
+pub struct Token {
+    /// Which hand-out it was: the fencing token of its claim.
+    pub(crate) claim: u64,
+    pub(crate) place: u64,
 }
 
 /// Where a consumer begins when it has no checkpoint yet.
@@ -219,5 +245,25 @@ impl Store {
         let mut commit = Commit::new();
         commit.control(&Control::Checkpoint { name: name.to_owned(), next });
         self.writer()?.submit(&commit, Patience::Wait)
+    }
+}
+
+impl Store {
+    /// Writes a commit together with control records, and leaves the commit as it was.
+    pub(crate) fn commit_with(&self, commit: &mut Commit, records: &[Control]) -> Result<Receipt> {
+        if commit.conditions.key.is_some() {
+            return Err(Error::invalid(
+                "commit",
+                "",
+                "it has an idempotency key, and what is settled with it is written once",
+            ));
+        }
+        let kept = commit.frames.len();
+        for record in records {
+            commit.control(record);
+        }
+        let written = self.commit(commit);
+        commit.frames.truncate(kept);
+        written
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::canal::{Batch, Canal, Settlement};
+use crate::canal::batch::{Batch, Delivery};
+use crate::canal::{Canal, Settlement};
 use crate::error::{Error, Result};
-use crate::log::event::Event;
 
 /// How many events a turn pulls unless it is told otherwise.
 const BATCH: usize = 256;
@@ -23,10 +23,10 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// # let store = towpath::Store::open(&dir)?;
 /// # store.append("cart-1", towpath::NewEvent::new("opened", ""))?;
 /// use std::time::Duration;
-/// use towpath::{Event, Reactor};
+/// use towpath::{Delivery, Reactor};
 ///
 /// let mut seen = 0;
-/// let mut reactor = Reactor::new(store.cursor("counter").open()?, |_: &Event<'_>| {
+/// let mut reactor = Reactor::new(store.cursor("counter").open()?, |_: &Delivery<'_>| {
 ///     seen += 1;
 ///     Ok::<(), std::convert::Infallible>(())
 /// });
@@ -66,7 +66,7 @@ impl Stop {
 impl<C, H, E> Reactor<C, H>
 where
     C: Canal,
-    H: FnMut(&Event<'_>) -> Result<(), E>,
+    H: FnMut(&Delivery<'_>) -> Result<(), E>,
     E: Display,
 {
     /// A reactor over a canal.
@@ -97,7 +97,7 @@ where
     fn handle(&mut self, batch: &Batch) -> Result<()> {
         let mut handled = None;
         for event in batch {
-            let token = batch.token(&event);
+            let token = event.token();
             if let Err(why) = (self.handler)(&event) {
                 let error = Error::Handler { position: event.position(), why: why.to_string() };
                 if let Some(token) = handled {

@@ -22,7 +22,7 @@ pub(crate) fn keeps<C: Canal>(open: impl Fn(&Store) -> C) -> Result<(), String> 
     let batch = pull(&mut canal, 3)?;
     ensure(!batch.is_empty(), "an empty batch was taken for the end")?;
     ensure(positions(&batch) == [1, 2, 3], "a batch is not the next events, up to as many as asked for")?;
-    ensure(batch.iter().map(|event| batch.token(&event)).last() == batch.last(), "the last token is another one")?;
+    ensure(batch.iter().map(|event| event.token()).last() == batch.last(), "the last token is another one")?;
     let beyond = pull(&mut open(&store), 7)?.last().ok_or("a second canal gets nothing")?;
     ensure(is_refused(canal.settle(beyond, Settlement::Done)), "a delivery of another canal was settled")?;
     ensure(is_refused(canal.settle(beyond, Settlement::Release)), "a delivery of another canal was released")?;
@@ -52,7 +52,7 @@ fn pull(canal: &mut impl Canal, max: usize) -> Result<Batch, String> {
 
 fn settle(canal: &mut impl Canal, batch: &Batch, position: u64, what: Settlement) -> Result<(), String> {
     let event = batch.iter().find(|event| event.position().get() == position).ok_or("the event is missing")?;
-    canal.settle(batch.token(&event), what).map_err(|error| error.to_string())
+    canal.settle(event.token(), what).map_err(|error| error.to_string())
 }
 
 fn is_refused(settled: Result<()>) -> bool {
@@ -127,7 +127,7 @@ impl<C: Canal> Canal for Flawed<C> {
     }
 
     fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()> {
-        match (self.flaw, settlement) {
+        match (self.flaw, settlement.clone()) {
             (Flaw::ForgetsRelease, Settlement::Release) => {
                 let probe = self.canal.settle(token, Settlement::Done);
                 if is_refused(probe.clone()) { probe } else { Ok(()) }
@@ -135,6 +135,14 @@ impl<C: Canal> Canal for Flawed<C> {
             (Flaw::SettlesAnything, _) => self.canal.settle(token, settlement).or(Ok(())),
             _ => self.canal.settle(token, settlement),
         }
+    }
+
+    fn extend(&mut self, token: Token, lease: Duration) -> Result<()> {
+        self.canal.extend(token, lease)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.canal.flush()
     }
 
     fn promises(&self) -> Promises {

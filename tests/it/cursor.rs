@@ -192,7 +192,7 @@ fn releasing_what_was_acknowledged_hands_it_out_again_and_leaves_the_checkpoint(
     fill(&store, 4);
     let mut cursor = store.cursor("mail").open().unwrap();
     let batch = cursor.pull_batch(4, Duration::ZERO).unwrap();
-    let tokens: Vec<Token> = batch.iter().map(|event| batch.token(&event)).collect();
+    let tokens: Vec<Token> = batch.iter().map(|event| event.token()).collect();
     cursor.settle(tokens[2], Settlement::Done).unwrap();
 
     cursor.settle(tokens[0], Settlement::Release).unwrap();
@@ -351,6 +351,14 @@ impl Canal for Deaf {
 
     fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()> {
         self.cursor.settle(token, settlement)
+    }
+
+    fn extend(&mut self, token: Token, lease: Duration) -> Result<()> {
+        self.cursor.extend(token, lease)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.cursor.flush()
     }
 
     fn promises(&self) -> Promises {

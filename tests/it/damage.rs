@@ -97,7 +97,7 @@ fn a_flipped_bit_is_told_or_harmless() {
     let scratch = Scratch::in_memory();
     let path = small_store(&scratch);
     let (sound, told) = ask(&os().open(&path).unwrap());
-    assert!(!told && sound.checkpoints == [("reader".to_owned(), 6)], "{sound:?}");
+    assert!(!told && sound.checkpoints == [("reader".to_owned(), 7)], "{sound:?}");
     let long = std::env::var_os("TOWPATH_LONG").is_some();
 
     let work = scratch.path().join("work");

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use towpath::{Canal, Error, Event, NewEvent, Position, Reactor, Stop, Store};
+use towpath::{Canal, Delivery, Error, NewEvent, Position, Reactor, Stop, Store};
 
 use crate::support::Scratch;
 
@@ -22,7 +22,7 @@ fn a_turn_handles_one_batch_and_settles_it() {
     let dir = Scratch::new();
     let store = with_events(&dir, 5);
     let mut seen = Vec::new();
-    let mut reactor = Reactor::new(store.cursor("mail").open().unwrap(), |event: &Event<'_>| {
+    let mut reactor = Reactor::new(store.cursor("mail").open().unwrap(), |event: &Delivery<'_>| {
         seen.push(event.position().get());
         Ok::<(), Infallible>(())
     })
@@ -41,7 +41,7 @@ fn what_a_handler_refuses_comes_again_and_what_came_before_it_does_not() {
     let dir = Scratch::new();
     let store = with_events(&dir, 5);
     let (mut seen, mut refused) = (Vec::new(), false);
-    let mut reactor = Reactor::new(store.cursor("mail").open().unwrap(), |event: &Event<'_>| {
+    let mut reactor = Reactor::new(store.cursor("mail").open().unwrap(), |event: &Delivery<'_>| {
         seen.push(event.position().get());
         let refuse = event.position().get() == 3 && !std::mem::replace(&mut refused, true);
         if refuse { Err("out of paper") } else { Ok(()) }
@@ -64,7 +64,7 @@ fn what_a_handler_refuses_comes_again_and_what_came_before_it_does_not() {
 fn a_panic_of_the_handler_goes_through_and_settles_nothing_of_its_batch() {
     let dir = Scratch::new();
     let store = with_events(&dir, 4);
-    let mut reactor = Reactor::new(store.cursor("mail").open().unwrap(), |event: &Event<'_>| {
+    let mut reactor = Reactor::new(store.cursor("mail").open().unwrap(), |event: &Delivery<'_>| {
         assert_ne!(event.position().get(), 4, "the handler's own trouble");
         Ok::<(), Infallible>(())
     })
@@ -86,7 +86,7 @@ fn a_running_reactor_stops_when_it_is_asked_and_goes_on_when_it_is_run_again() {
     let store = with_events(&dir, 6);
     let stop = Stop::new();
     let asked = stop.clone();
-    let mut reactor = Reactor::new(store.follow().open().unwrap(), |event: &Event<'_>| {
+    let mut reactor = Reactor::new(store.follow().open().unwrap(), |event: &Delivery<'_>| {
         if event.position().get() == 2 {
             asked.stop();
         }
@@ -109,7 +109,7 @@ fn a_batch_that_could_not_be_settled_because_the_store_was_closed_is_told_and_co
     let cursor = store.cursor("mail").open().unwrap();
     store.close().unwrap();
     let mut seen = 0;
-    let mut reactor = Reactor::new(cursor, |_: &Event<'_>| {
+    let mut reactor = Reactor::new(cursor, |_: &Delivery<'_>| {
         seen += 1;
         Ok::<(), Infallible>(())
     });
@@ -132,7 +132,7 @@ fn a_reactor_that_waits_for_events_can_be_stopped_from_another_thread() {
     std::thread::scope(|threads| {
         let running = threads.spawn(|| {
             let mut reactor =
-                Reactor::new(store.follow().open().unwrap(), |event: &Event<'_>| tell.send(event.position().get()));
+                Reactor::new(store.follow().open().unwrap(), |event: &Delivery<'_>| tell.send(event.position().get()));
             reactor.run(&stop)
         });
         assert_eq!(told.recv(), Ok(1));
@@ -150,7 +150,7 @@ fn the_first_error_of_a_handler_ends_a_run() {
     let mut reactor =
         Reactor::new(
             store.cursor("mail").open().unwrap(),
-            |event: &Event<'_>| {
+            |event: &Delivery<'_>| {
                 if event.position().get() < 3 { Ok(()) } else { Err("no") }
             },
         )
