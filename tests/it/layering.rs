@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rank of each module. It may import from its own module and from lower ranks. The guide is text.
-const RANKS: [(&str, u32); 17] = [
+const RANKS: [(&str, u32); 18] = [
     ("error", 0),
     ("id", 0),
     ("event", 0),
@@ -20,8 +20,9 @@ const RANKS: [(&str, u32); 17] = [
     ("inspect", 5),
     ("fuzzing", 5),
     ("canal", 6),
-    ("sink", 6),
+    ("sink", 7),
     ("reactor", 7),
+    ("forward", 8),
     ("projection", 8),
     ("request", 8),
 ];
