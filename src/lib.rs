@@ -43,6 +43,8 @@ pub use log::reader::{Ended, Reader};
 pub use log::recover::{Quarantined, Recovery};
 pub use reactor::{Reactor, Stop};
 pub use sink::memory::MemorySink;
+#[cfg(feature = "json")]
+pub use sink::record::{Fit, JsonRecord};
 pub use sink::tally::{SinkCounts, Tally};
 pub use sink::{Refusal, RefusalKind, Sink};
 pub use store::{Options, Store};

@@ -1,6 +1,8 @@
 //! Sinks: where events go when they leave the store.
 
 pub(crate) mod memory;
+#[cfg(feature = "json")]
+pub(crate) mod record;
 pub(crate) mod tally;
 
 use std::borrow::Cow;

@@ -3,53 +3,16 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Serialize, Serializer};
-use towpath::{Codec, Event};
+use towpath::{Codec, Event, JsonRecord};
 
 use crate::failure::{Failure, Result};
 use crate::time::rfc3339;
 
-/// All but the payload. Its field names are fixed: scripts rely on them.
-#[derive(Serialize)]
-struct Shown<'a> {
-    position: u64,
-    stream: &'a str,
-    revision: u64,
-    #[serde(rename = "type")]
-    type_name: &'a str,
-    time: String,
-    tags: Vec<&'a str>,
-    headers: Headers<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    occurred: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlation: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    causation: Option<String>,
-}
-
-/// An object, in the order they were given in.
-struct Headers<'a>(Vec<(&'a str, &'a str)>);
-
-impl Serialize for Headers<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
-    }
-}
-
 /// The event as a JSON object on one line.
 pub(crate) fn object(event: &Event<'_>) -> Result<String> {
-    let mut text = serde_json::to_string(&shown(event)).map_err(|e| Failure::because("could not write JSON", &e))?;
-    text.pop();
-    match payload_json(event) {
-        Some(payload) => text.extend([",\"payload\":", &payload, "}"]),
-        None => text.extend([",\"payload_base64\":\"", &STANDARD.encode(event.payload()), "\"}"]),
-    }
-    Ok(text)
+    let mut text = Vec::new();
+    JsonRecord::new().event(event, &mut text).map_err(|e| Failure::because("could not write JSON", &e))?;
+    String::from_utf8(text).map_err(|e| Failure::because("could not write JSON", &e))
 }
 
 /// The event as a line: position, time, stream@revision, type, payload.
@@ -61,19 +24,18 @@ pub(crate) fn line(event: &Event<'_>) -> String {
 
 /// Everything about the event, a field a line.
 pub(crate) fn lines(event: &Event<'_>) -> Vec<String> {
-    let shown = shown(event);
     let mut fields = vec![
-        ("position", shown.position.to_string()),
-        ("stream", format!("{}@{}", shown.stream, shown.revision)),
-        ("type", shown.type_name.to_owned()),
-        ("time", shown.time),
+        ("position", event.position().to_string()),
+        ("stream", format!("{}@{}", event.stream(), event.revision())),
+        ("type", event.type_name().to_owned()),
+        ("time", rfc3339(event.time())),
     ];
-    fields.extend(shown.occurred.map(|time| ("occurred", time)));
-    fields.extend(shown.id.map(|id| ("id", id)));
-    fields.extend(shown.correlation.map(|id| ("correlation", id.to_owned())));
-    fields.extend(shown.causation.map(|id| ("causation", id)));
-    fields.extend(shown.tags.iter().map(|tag| ("tag", (*tag).to_owned())));
-    fields.extend(shown.headers.0.iter().map(|(name, value)| ("header", format!("{name}={value}"))));
+    fields.extend(event.occurred().map(|time| ("occurred", rfc3339(time))));
+    fields.extend(event.own_id().map(|_| ("id", event.id().to_string())));
+    fields.extend(event.correlation().map(|id| ("correlation", id.to_owned())));
+    fields.extend(event.causation().map(|id| ("causation", id.to_string())));
+    fields.extend(event.tags().map(|tag| ("tag", tag.to_owned())));
+    fields.extend(event.headers().map(|(name, value)| ("header", format!("{name}={value}"))));
     fields.push(("payload", payload_text(event)));
     fields.into_iter().map(|(name, value)| format!("{name:<12}{value}")).collect()
 }
@@ -99,54 +61,13 @@ fn drives_a_terminal(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-fn shown<'a>(event: &'a Event<'_>) -> Shown<'a> {
-    Shown {
-        position: event.position().get(),
-        stream: event.stream(),
-        revision: event.revision().get(),
-        type_name: event.type_name(),
-        time: rfc3339(event.time()),
-        tags: event.tags().collect(),
-        headers: Headers(event.headers().collect()),
-        occurred: event.occurred().map(rfc3339),
-        id: event.own_id().map(|_| event.id().to_string()),
-        correlation: event.correlation(),
-        causation: event.causation().map(|id| id.to_string()),
-    }
-}
-
 fn payload_text(event: &Event<'_>) -> String {
     let bytes = event.payload().len();
-    match payload_json(event) {
+    match JsonRecord::payload(event) {
         Some(json) => json,
         None if event.codec() == Codec::Raw => format!("<{bytes} bytes raw>"),
         None => format!("<{bytes} bytes that do not show as JSON>"),
     }
-}
-
-/// The payload as JSON on one line, where it is a value.
-fn payload_json(event: &Event<'_>) -> Option<String> {
-    if event.codec() == Codec::Raw {
-        return None;
-    }
-    let value = event.json().ok()?;
-    match event.codec() {
-        // As it was stored: a value read and written again would lose the order of fields and the digits of numbers.
-        Codec::Json => str::from_utf8(event.payload()).ok().map(compact),
-        _ => Some(value.to_string()),
-    }
-}
-
-/// JSON without the white space between its tokens.
-fn compact(json: &str) -> String {
-    let (mut quoted, mut escaped) = (false, false);
-    let keep = |c: &char| {
-        let kept = quoted || !c.is_ascii_whitespace();
-        quoted ^= *c == '"' && !escaped;
-        escaped = quoted && *c == '\\' && !escaped;
-        kept
-    };
-    json.chars().filter(keep).collect()
 }
 
 #[cfg(test)]
@@ -167,12 +88,6 @@ mod tests {
     fn escaped_json_still_says_the_same() {
         let text = Value::from("\u{7f}\u{9b}\u{2028}").to_string();
         assert_eq!(serde_json::from_str::<Value>(&safe(&text)).unwrap(), Value::from("\u{7f}\u{9b}\u{2028}"));
-    }
-
-    #[test]
-    fn compact_takes_white_space_between_tokens_only() {
-        assert_eq!(compact("{ \"b a\" : [1.10,\n 2 ] }"), "{\"b a\":[1.10,2]}");
-        assert_eq!(compact(r#"[ "\" \\" , " " ]"#), r#"["\" \\"," "]"#);
     }
 
     #[test]
@@ -207,7 +122,7 @@ mod tests {
 
     #[test]
     fn message_pack_shows_as_json() {
-        #[derive(Serialize)]
+        #[derive(serde::Serialize)]
         enum Order {
             Placed { total: u32 },
         }
