@@ -196,6 +196,12 @@ pub enum Error {
         /// What differs, and how it stands.
         what: String,
     },
+    /// The store remembers no consumer of this name.
+    #[error("there is no consumer {name:?}; `Store::consumers` lists them")]
+    UnknownConsumer {
+        /// The name.
+        name: String,
+    },
     /// This canal does not do that; its [`Promises`](crate::Promises) say so.
     #[error("a {canal} does not promise {what}")]
     NotPromised {

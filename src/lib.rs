@@ -26,9 +26,12 @@ mod sync;
 mod writer;
 
 pub use canal::batch::{Batch, Deliveries, Delivery};
+pub use canal::consumers::{Consumer, Unsettled};
 pub use canal::cursor::{Cursor, CursorBuilder};
+pub use canal::dead::{DeadLetter, DeadLetters, Moved};
+pub use canal::group::{Group, GroupBuilder, Member, OnFailure, Order};
 pub use canal::retry::Retry;
-pub use canal::{Canal, Consumer, Promises, Reason, Settlement, Start, Token, Transact};
+pub use canal::{Canal, Promises, Reason, Settlement, Start, Token, Transact};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Damage, Error, Result, SharedIo};
 pub use event::codec::Codec;

@@ -104,6 +104,11 @@ impl CursorBuilder {
                 Some(taken.ok_or_else(|| Error::ConsumerBusy { name: name.clone() })?)
             }
         };
+        if let Some(name) =
+            self.name.as_ref().filter(|name| guard(&self.store.inner.log.state).groups.contains_key(*name))
+        {
+            return Err(Error::ConsumerDiffers { name: name.clone(), what: "members: it is a group".to_owned() });
+        }
         let kept = self.name.as_ref().and_then(|name| checkpoint(&self.store, name));
         let next = match kept {
             Some(next) => next,
@@ -353,7 +358,7 @@ fn checkpoint(store: &Store, name: &str) -> Option<Position> {
     guard(&store.inner.log.state).checkpoints.get(name).copied()
 }
 
-fn resolve(store: &Store, start: Start) -> Result<Position> {
+pub(super) fn resolve(store: &Store, start: Start) -> Result<Position> {
     let head = store.head();
     Ok(match start {
         Start::Beginning => store.oldest(),

@@ -1,7 +1,10 @@
 //! Canals: anything that batches of events can be pulled from, with progress that is settled.
 
 pub(crate) mod batch;
+pub(crate) mod consumers;
 pub(crate) mod cursor;
+pub(crate) mod dead;
+pub(crate) mod group;
 pub(crate) mod retry;
 
 use std::time::Duration;
@@ -9,13 +12,10 @@ use std::time::Duration;
 use crate::canal::batch::Batch;
 use crate::error::{Error, Result};
 use crate::format::control::Control;
-use crate::format::{limits, names};
 use crate::id::{Position, Timestamp};
 use crate::store::Store;
-use crate::sync::guard;
 use crate::writer::commit::Commit;
-use crate::writer::staging::Patience;
-use crate::writer::ticket::{Receipt, Ticket};
+use crate::writer::ticket::Receipt;
 
 /// One contract for all consumers: pull a batch, handle it, settle it.
 ///
@@ -180,72 +180,6 @@ pub enum Start {
     At(Position),
     /// With the first event recorded at this time or later.
     Time(Timestamp),
-}
-
-/// A consumer that the store remembers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Consumer {
-    /// Its name.
-    pub name: String,
-    /// What it is: `cursor`.
-    pub kind: &'static str,
-    /// The next position that it reads.
-    pub position: Position,
-    /// How many positions lie between that and the head, events of every kind counted.
-    pub lag: u64,
-}
-
-impl Store {
-    /// The consumers whose checkpoints the store keeps, by name. On a store that was opened read-only this reads the newest
-    /// segment.
-    ///
-    /// # Errors
-    /// When what a writer in another process has published since cannot be read.
-    pub fn consumers(&self) -> Result<Vec<Consumer>> {
-        let state = self.inner.log.state()?;
-        let next = self.head().next().get();
-        let consumer = |(name, position): (String, Position)| Consumer {
-            name,
-            kind: "cursor",
-            position,
-            lag: next.saturating_sub(position.get()),
-        };
-        Ok(state.checkpoints.into_iter().map(consumer).collect())
-    }
-
-    /// Sets where the consumer of this name goes on, forward or back. A cursor that is open under this name notices.
-    ///
-    /// # Errors
-    /// [`Error::NotDelivered`] for a position behind the one after the head, and what an append can fail with.
-    pub fn seek(&self, consumer: &str, position: Position) -> Result<()> {
-        names::check_users("consumer name", consumer)?;
-        let head = self.head();
-        if position > head.next() {
-            return Err(Error::NotDelivered { name: consumer.to_owned(), asked: position, last: head });
-        }
-        let position = position.max(Position::new(1));
-        self.set_checkpoint(consumer, position)?.wait()?;
-        self.inner.owners.tell(consumer, position.get());
-        // It may be waiting for events.
-        self.inner.log.head.wake();
-        Ok(())
-    }
-
-    /// Writes a checkpoint. Nothing waits for a sync on its account: after a power cut it may be an older one.
-    pub(crate) fn set_checkpoint(&self, name: &str, next: Position) -> Result<Ticket> {
-        let known = {
-            let state = guard(&self.inner.log.state);
-            state.checkpoints.contains_key(name) || state.checkpoints.len() < limits::CONSUMERS
-        };
-        if !known {
-            let limit = limits::CONSUMERS as u64;
-            return Err(Error::TooLarge { what: "store's consumers", size: limit + 1, limit });
-        }
-        let mut commit = Commit::new();
-        commit.control(&Control::Checkpoint { name: name.to_owned(), next });
-        self.writer()?.submit(&commit, Patience::Wait)
-    }
 }
 
 impl Store {

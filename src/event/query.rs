@@ -87,6 +87,16 @@ impl Query {
 }
 
 impl Item {
+    /// What it asks for, each with what it is called.
+    pub(crate) fn lists(&self) -> [(&'static str, &Vec<String>); 4] {
+        [
+            ("stream name", &self.streams),
+            ("category", &self.categories),
+            ("event type", &self.types),
+            ("tag", &self.tags),
+        ]
+    }
+
     pub(crate) fn is_all(&self) -> bool {
         self.streams.is_empty() && self.categories.is_empty() && self.types.is_empty() && self.tags.is_empty()
     }

@@ -2,6 +2,7 @@
 //! [`format`](crate::guide::format); `FORMAT.md` in this folder is its source.
 
 pub(crate) mod control;
+pub(crate) mod definition;
 pub(crate) mod extras;
 pub(crate) mod frame;
 pub(crate) mod header;
@@ -9,6 +10,7 @@ pub(crate) mod index;
 pub mod limits;
 pub(crate) mod lock;
 pub(crate) mod names;
+pub(crate) mod runs;
 #[cfg(test)]
 mod spec_tests;
 pub(crate) mod term;

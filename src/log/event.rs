@@ -10,7 +10,7 @@ use crate::event::codec::Codec;
 use crate::event::typed;
 use crate::event::upcast::Upcasters;
 use crate::format::frame::Frame;
-use crate::id::{EventId, Position, Revision, Timestamp};
+use crate::id::{EventId, Position, Revision, StoreId, Timestamp};
 use crate::segment::Segment;
 
 /// A stored event. Reading it copies nothing.
@@ -166,6 +166,11 @@ impl<'a> Event<'a> {
     #[cfg(feature = "json")]
     pub fn json(&self) -> Result<serde_json::Value> {
         typed::json(self.type_name(), self.codec(), self.payload(), self.position())
+    }
+
+    /// The store it stands in.
+    pub(crate) fn store(&self) -> StoreId {
+        self.segment().header.store
     }
 
     #[inline]

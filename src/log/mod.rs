@@ -3,6 +3,7 @@
 pub(crate) mod event;
 pub(crate) mod grow;
 pub(crate) mod index;
+pub(crate) mod ledger;
 pub(crate) mod lock;
 pub(crate) mod parts;
 pub(crate) mod reader;

@@ -1,15 +1,20 @@
 //! The live control state: what the control records in the log add up to.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use crate::format::control::Control;
 use crate::id::Position;
+use crate::log::ledger::Ledger;
+use crate::sync::guard;
 
 /// What consumers need to remember.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     /// By consumer name: the next position to read.
     pub(crate) checkpoints: BTreeMap<String, Position>,
+    /// By name. Shared with the group's members, who look at theirs without holding up anybody else.
+    pub(crate) groups: BTreeMap<String, Arc<Mutex<Ledger>>>,
 }
 
 impl State {
@@ -19,14 +24,43 @@ impl State {
             Control::Checkpoint { name, next } => {
                 self.checkpoints.insert(name, next);
             }
+            Control::Group { name, standing } => {
+                self.groups.entry(name).or_insert_with(|| Arc::new(Mutex::new(Ledger::new(standing))));
+            }
+            Control::Claimed { group, claim } => self.of(&group, |ledger| ledger.claimed(claim)),
+            Control::Settled { group, settled } => self.of(&group, |ledger| ledger.settled(settled)),
+            Control::Unsettled { group, rows } => self.of(&group, |ledger| ledger.unsettled(rows)),
+            Control::Letters { group, redriven, dropped } => {
+                self.of(&group, |ledger| ledger.letters(redriven, dropped));
+            }
+            Control::Paused { group, paused } => self.of(&group, |ledger| ledger.paused = paused),
+            Control::Reset { group, scanned } => self.of(&group, |ledger| ledger.reset(scanned)),
+            Control::Removed { name } => {
+                self.checkpoints.remove(&name);
+                self.groups.remove(&name);
+            }
             Control::Segments(_) | Control::Closed => {}
         }
     }
 
+    /// How many consumers it knows.
+    pub(crate) fn consumers(&self) -> usize {
+        self.checkpoints.len() + self.groups.len()
+    }
+
     /// The whole state as records, as it stands at the head of a segment that follows those in `firsts`.
     pub(crate) fn records(&self, firsts: Vec<Position>) -> Vec<Control> {
-        let checkpoints =
-            self.checkpoints.iter().map(|(name, next)| Control::Checkpoint { name: name.clone(), next: *next });
-        std::iter::once(Control::Segments(firsts)).chain(checkpoints).collect()
+        let mut records = vec![Control::Segments(firsts)];
+        let checkpoints = self.checkpoints.iter();
+        records.extend(checkpoints.map(|(name, next)| Control::Checkpoint { name: name.clone(), next: *next }));
+        self.groups.iter().for_each(|(name, ledger)| guard(ledger).records(name, &mut records));
+        records
+    }
+
+    /// A record of a group that the store does not know says nothing: it was removed.
+    fn of(&self, group: &str, change: impl FnOnce(&mut Ledger)) {
+        if let Some(ledger) = self.groups.get(group) {
+            change(&mut guard(ledger));
+        }
     }
 }

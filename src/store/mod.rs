@@ -5,10 +5,13 @@ mod options;
 
 pub use options::Options;
 
+use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::event::draft::NewEvent;
 use crate::event::query::Query;
@@ -20,6 +23,7 @@ use crate::log::recover::Recovery;
 use crate::log::terms::Filter;
 use crate::log::walk::{self, Step};
 use crate::log::{Log, parts::Part};
+use crate::sync::Owners;
 use crate::writer::Writer;
 use crate::writer::commit::Commit;
 use crate::writer::staging::Patience;
@@ -60,7 +64,16 @@ pub(crate) struct Inner {
     writer: Option<Writer>,
     recovery: Recovery,
     /// Which consumer names have an owner, and what the owners were told.
-    pub(crate) owners: crate::sync::Owners,
+    pub(crate) owners: Owners,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// What several handles of one consumer name share in this process, by that name.
+    pub(crate) shared: Mutex<HashMap<String, Weak<dyn Any + Send + Sync>>>,
+}
+
+impl Inner {
+    fn new(log: Arc<Log>, writer: Option<Writer>, recovery: Recovery, clock: Arc<dyn Clock>) -> Self {
+        Self { log, writer, recovery, owners: Owners::default(), clock, shared: Mutex::default() }
+    }
 }
 
 impl Store {

@@ -11,7 +11,6 @@ use crate::log::grow::Manner;
 use crate::log::recover;
 use crate::segment::disk::{Disk, Prepared, RealDisk};
 use crate::store::{Inner, Store};
-use crate::sync::Owners;
 use crate::writer::Writer;
 use crate::writer::durability::Durability;
 
@@ -95,8 +94,8 @@ impl Options {
         let manner = self.manner();
         let opened = recover::open_writer(&*self.disk, path.as_ref(), self.create, manner, &*self.clock)?;
         let (log, recovery) = (opened.log.clone(), opened.recovery.clone());
-        let writer = Writer::start(opened, manner, self.durability, self.staging_bytes, self.clock)?;
-        Ok(Store { inner: Arc::new(Inner { log, writer: Some(writer), recovery, owners: Owners::default() }) })
+        let writer = Writer::start(opened, manner, self.durability, self.staging_bytes, self.clock.clone())?;
+        Ok(Store { inner: Arc::new(Inner::new(log, Some(writer), recovery, self.clock)) })
     }
 
     /// A sync converts blocks that were only set aside, which costs more than writing zeroes ahead does; without syncs
@@ -124,5 +123,5 @@ impl fmt::Debug for Options {
 
 pub(super) fn open_read_only(path: &Path) -> Result<Store> {
     let (log, recovery) = recover::open_reader(&RealDisk, path)?;
-    Ok(Store { inner: Arc::new(Inner { log, writer: None, recovery, owners: Owners::default() }) })
+    Ok(Store { inner: Arc::new(Inner::new(log, None, recovery, Arc::new(SystemClock))) })
 }

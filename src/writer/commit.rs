@@ -137,6 +137,18 @@ impl Commit {
         self.error.as_ref()
     }
 
+    /// Adds an event to one of the store's own streams. Its sizes are those of an event that was written before.
+    pub(crate) fn own_event(&mut self, stream: &str, event: NewEvent<'_>) {
+        frame::stage_event(&mut self.frames, stream, &event);
+        self.events += 1;
+    }
+
+    /// Adds what another commit has. Neither may have conditions.
+    pub(crate) fn append(&mut self, other: Commit) {
+        self.frames.extend_from_slice(&other.frames);
+        self.events += other.events;
+    }
+
     /// Adds a control record, to be written in the same commit.
     pub(crate) fn control(&mut self, record: &Control) -> &mut Self {
         frame::stage_control(&mut self.frames, &record.encode());

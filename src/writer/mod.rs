@@ -104,6 +104,12 @@ impl Writer {
         self.shared.stage(commit, Patience::Wait, false)?.wait()
     }
 
+    /// Refuses what would wait for the writer where that is this thread itself.
+    pub(crate) fn check_may_wait(&self) -> Result<()> {
+        self.shared.check_process()?;
+        self.shared.check_may_wait()
+    }
+
     /// Makes everything that was submitted before this call last.
     pub(crate) fn sync(&self) -> Result<()> {
         self.shared.check_process()?;

@@ -279,8 +279,10 @@ impl Turn {
                 self.pen.segment().set_last(self.next.previous());
                 self.pen.segment().set_written(self.pen.end());
                 self.order_spare();
-                let mut state = guard(&log.state);
-                run.records.into_iter().for_each(|record| state.apply(record));
+                if !run.records.is_empty() {
+                    let mut state = guard(&log.state);
+                    run.records.into_iter().for_each(|record| state.apply(record));
+                }
             }
             Err(error) => {
                 (self.next, self.last_crc) = (run.next, run.last_crc);

@@ -13,6 +13,7 @@ mod full_disk;
 mod fuzz_regressions;
 mod golden;
 mod graph;
+mod group;
 mod hostile;
 mod layering;
 mod model;

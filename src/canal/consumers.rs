@@ -1,0 +1,216 @@
+//! What the store remembers of its consumers, and what can be done to them by name.
+
+use crate::canal::group::letter::STREAMS;
+use crate::error::{Error, Result};
+use crate::format::control::Control;
+use crate::format::{limits, names};
+use crate::id::{Position, Timestamp};
+use crate::log::state::State;
+use crate::store::Store;
+use crate::sync::guard;
+use crate::writer::commit::Commit;
+use crate::writer::staging::Patience;
+use crate::writer::ticket::Ticket;
+
+/// A consumer that the store remembers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Consumer {
+    /// Its name.
+    pub name: String,
+    /// What it is: `cursor` or `group`.
+    pub kind: &'static str,
+    /// The next position that it looks at. A group may have unsettled deliveries before it.
+    pub position: Position,
+    /// How many positions lie between that and the head, events of every kind counted, and for a group its unsettled
+    /// deliveries on top.
+    pub lag: u64,
+    /// Deliveries that were handed out and are not settled. Always 0 for a cursor. After a crash they are those that come
+    /// again.
+    pub in_flight: u64,
+    /// Deliveries that were passed on the way, or came back, and wait to be handed out. Always 0 for a cursor.
+    pub waiting: u64,
+    /// Dead letters that were neither dropped nor redriven with success. Always 0 for a cursor.
+    pub dead: u64,
+    /// Whether it hands out nothing until it is resumed.
+    pub paused: bool,
+}
+
+/// A delivery of a group that is not settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unsettled {
+    /// The event.
+    pub position: Position,
+    /// How often it was handed out.
+    pub attempts: u32,
+    /// Whether it is in somebody's hands, or was when the process ended.
+    pub in_flight: bool,
+    /// When it was handed out for the first time, if it ever was.
+    pub handed_out: Option<Timestamp>,
+    /// When an attempt failed for the first time, if any did.
+    pub first_failed: Option<Timestamp>,
+    /// When an attempt failed for the last time, if any did.
+    pub last_failed: Option<Timestamp>,
+    /// Before when it does not come again, if it waits for that.
+    pub not_before: Option<Timestamp>,
+    /// What the last failed attempt failed of; empty when none did.
+    pub why: String,
+}
+
+impl Store {
+    /// The consumers that the store knows, by name. On a store that was opened read-only this reads the newest segment.
+    ///
+    /// # Errors
+    /// When what a writer in another process has published since cannot be read.
+    pub fn consumers(&self) -> Result<Vec<Consumer>> {
+        let state = self.inner.log.state()?;
+        let next = self.head().next().get();
+        let cursor = |(name, position): (&String, &Position)| Consumer {
+            name: name.clone(),
+            kind: "cursor",
+            position: *position,
+            lag: next.saturating_sub(position.get()),
+            in_flight: 0,
+            waiting: 0,
+            dead: 0,
+            paused: false,
+        };
+        let mut consumers: Vec<Consumer> = state.checkpoints.iter().map(cursor).collect();
+        for (name, ledger) in &state.groups {
+            let letters = self.revision(&format!("{STREAMS}{name}"))?.get();
+            let ledger = guard(ledger);
+            let in_flight = ledger.rows.iter().filter(|row| row.claim > 0).count() as u64;
+            let unsettled = ledger.rows.len() as u64;
+            consumers.push(Consumer {
+                name: name.clone(),
+                kind: "group",
+                position: ledger.scanned.next(),
+                lag: next.saturating_sub(ledger.scanned.next().get()) + unsettled,
+                in_flight,
+                waiting: unsettled - in_flight,
+                dead: letters.saturating_sub(ledger.gone.count()),
+                paused: ledger.paused,
+            });
+        }
+        consumers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(consumers)
+    }
+
+    /// The deliveries of a group that are not settled, in the order of the log, as the log knows them: what was settled
+    /// a moment ago may be among them still.
+    ///
+    /// # Errors
+    /// [`Error::UnknownConsumer`] when there is no such group. As [`consumers`](Store::consumers).
+    pub fn unsettled(&self, group: &str) -> Result<Vec<Unsettled>> {
+        let state = self.inner.log.state()?;
+        let ledger = state.groups.get(group).ok_or_else(|| unknown(group))?;
+        let ledger = guard(ledger);
+        let some = |time: Timestamp| Some(time).filter(|time| *time > Timestamp::default());
+        let unsettled = ledger.rows.iter().map(|row| {
+            let history = ledger.histories.get(&row.position);
+            Unsettled {
+                position: Position::new(row.position),
+                attempts: row.attempts,
+                in_flight: row.claim > 0,
+                handed_out: ledger.handed_out(row),
+                first_failed: history.and_then(|history| some(history.first_failed)),
+                last_failed: history.and_then(|history| some(history.last_failed)),
+                not_before: history.and_then(|history| some(history.not_before)).filter(|_| row.claim == 0),
+                why: history.map(|history| history.why.clone()).unwrap_or_default(),
+            }
+        });
+        Ok(unsettled.collect())
+    }
+
+    /// Sets where the consumer of this name goes on, forward or back. A cursor or group that is open under this name notices.
+    /// A group forgets what it had not settled, and its members can no longer settle what they hold. A name that the
+    /// store does not know becomes a cursor's.
+    ///
+    /// # Errors
+    /// [`Error::NotDelivered`] for a position behind the one after the head, and what an append can fail with.
+    pub fn seek(&self, consumer: &str, position: Position) -> Result<()> {
+        names::check_users("consumer name", consumer)?;
+        let head = self.head();
+        if position > head.next() {
+            return Err(Error::NotDelivered { name: consumer.to_owned(), asked: position, last: head });
+        }
+        let position = position.max(Position::new(1));
+        if self.knows(|state| state.groups.contains_key(consumer)) {
+            let oldest = self.oldest();
+            if position < oldest {
+                return Err(Error::Expired { asked: position, oldest });
+            }
+            let scanned = position.previous();
+            self.write_record(&Control::Reset { group: consumer.to_owned(), scanned })?;
+        } else {
+            self.set_checkpoint(consumer, position)?.wait()?;
+        }
+        self.inner.owners.tell(consumer, position.get());
+        // It may be waiting for events.
+        self.inner.log.head.wake();
+        Ok(())
+    }
+
+    /// Forgets a consumer: its checkpoint, or its group with what it had not settled. Its dead letters stay in the log, as
+    /// events of a stream of the store's own, and a group of the same name has them again.
+    ///
+    /// # Errors
+    /// [`Error::ConsumerBusy`] when it is open in this process, [`Error::UnknownConsumer`] when there is none, and what an
+    /// append can fail with.
+    pub fn remove_consumer(&self, consumer: &str) -> Result<()> {
+        self.writer()?;
+        self.check_known(consumer)?;
+        let busy = || Error::ConsumerBusy { name: consumer.to_owned() };
+        let _ours_until_it_is_gone = self.inner.owners.take(consumer).ok_or_else(busy)?;
+        self.write_record(&Control::Removed { name: consumer.to_owned() })
+    }
+
+    /// Has a group hand out nothing, or deliveries again.
+    ///
+    /// # Errors
+    /// [`Error::UnknownConsumer`] when there is no group of this name, [`Error::NotPromised`] for a cursor, and what an append
+    /// can fail with.
+    pub fn set_paused(&self, group: &str, paused: bool) -> Result<()> {
+        self.check_known(group)?;
+        if !self.knows(|state| state.groups.contains_key(group)) {
+            return Err(Error::NotPromised { canal: "cursor", what: "to pause" });
+        }
+        self.write_record(&Control::Paused { group: group.to_owned(), paused })?;
+        if let Some(group) = self.open_group(group) {
+            group.tell();
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint. Nothing waits for a sync on its account: after a power cut it may be an older one.
+    pub(crate) fn set_checkpoint(&self, name: &str, next: Position) -> Result<Ticket> {
+        if !self.knows(|state| state.checkpoints.contains_key(name) || state.consumers() < limits::CONSUMERS) {
+            let limit = limits::CONSUMERS as u64;
+            return Err(Error::TooLarge { what: "store's consumers", size: limit + 1, limit });
+        }
+        let mut commit = Commit::new();
+        commit.control(&Control::Checkpoint { name: name.to_owned(), next });
+        self.writer()?.submit(&commit, Patience::Wait)
+    }
+
+    /// Writes one control record and waits until it is written.
+    pub(crate) fn write_record(&self, record: &Control) -> Result<()> {
+        let mut commit = Commit::new();
+        commit.control(record);
+        self.writer()?.commit(&commit).map(drop)
+    }
+
+    fn knows(&self, what: impl FnOnce(&State) -> bool) -> bool {
+        what(&guard(&self.inner.log.state))
+    }
+
+    fn check_known(&self, consumer: &str) -> Result<()> {
+        let is_known = |state: &State| state.groups.contains_key(consumer) || state.checkpoints.contains_key(consumer);
+        if self.knows(is_known) { Ok(()) } else { Err(unknown(consumer)) }
+    }
+}
+
+pub(crate) fn unknown(consumer: &str) -> Error {
+    Error::UnknownConsumer { name: consumer.to_owned() }
+}

@@ -1,0 +1,53 @@
+//! A set of numbers, kept as the stretches that it is made of.
+
+use std::collections::BTreeMap;
+
+/// First number of each stretch, and its last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    pub(crate) fn new(ranges: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        Self(ranges.into_iter().collect())
+    }
+
+    pub(crate) fn contains(&self, number: u64) -> bool {
+        self.0.range(..=number).next_back().is_some_and(|(_, last)| *last >= number)
+    }
+
+    /// How many numbers it has.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.iter().map(|(first, last)| last - first + 1).sum()
+    }
+
+    pub(crate) fn insert(&mut self, number: u64) {
+        if self.contains(number) {
+            return;
+        }
+        let last = self.0.remove(&number.saturating_add(1)).unwrap_or(number);
+        let before = self.0.range(..number).next_back().map(|(first, last)| (*first, *last));
+        match before {
+            Some((first, end)) if end + 1 == number => self.0.insert(first, last),
+            _ => self.0.insert(number, last),
+        };
+    }
+
+    pub(crate) fn stretches(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|(first, last)| (*first, *last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_grow_together() {
+        let mut ranges = Ranges::default();
+        for number in [5, 1, 3, 2, 9, 4, 4] {
+            ranges.insert(number);
+        }
+        assert_eq!(ranges.stretches().collect::<Vec<_>>(), [(1, 5), (9, 9)]);
+        assert_eq!((ranges.count(), ranges.contains(4), ranges.contains(6)), (6, true, false));
+    }
+}

@@ -1,0 +1,361 @@
+//! Consumer groups: G1–G13, and the dead letters D1–D4 that they make.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use towpath::{
+    Batch, Canal, Clock as _, Durability, Error, Group, ManualClock, Member, NewEvent, Options, Order, Position, Query,
+    Reason, Retry, Settlement, Start, Store, Timestamp, Transact as _,
+};
+
+use crate::support::Scratch;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A store with a clock that the test moves.
+struct Timed {
+    store: Store,
+    clock: Arc<ManualClock>,
+}
+
+impl Timed {
+    fn open(scratch: &Scratch) -> Self {
+        let clock = Arc::new(ManualClock::at(Timestamp::from_nanos(1_000_000_000_000)));
+        let options = Options::new().durability(Durability::Os).clock(clock.clone());
+        Self { store: options.open(scratch.store_path()).unwrap(), clock }
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.set(Timestamp::from_nanos(self.clock.now().as_nanos() + time.as_nanos() as u64));
+    }
+}
+
+fn fill(store: &Store, events: u64) {
+    for event in 0..events {
+        store.append(&format!("cart-{}", event % 3), NewEvent::new("added", &event.to_le_bytes())).unwrap();
+    }
+}
+
+fn pull(member: &mut Member, max: usize) -> Batch {
+    member.pull_batch(max, Duration::ZERO).unwrap()
+}
+
+fn positions(batch: &Batch) -> Vec<u64> {
+    batch.iter().map(|delivery| delivery.position().get()).collect()
+}
+
+fn attempts(batch: &Batch) -> Vec<u32> {
+    batch.iter().map(|delivery| delivery.attempt()).collect()
+}
+
+fn all_done(member: &mut Member, batch: &Batch) {
+    for delivery in batch {
+        member.settle(delivery.token(), Settlement::Done).unwrap();
+    }
+}
+
+fn retry() -> Settlement {
+    Settlement::Retry { after: Some(Duration::ZERO), why: "not today".into() }
+}
+
+fn reject(why: &str) -> Settlement {
+    Settlement::Reject { reason: Reason::Rejected, why: why.into() }
+}
+
+fn settle(member: &mut Member, batch: &Batch, position: u64, settlement: Settlement) {
+    let delivery = batch.iter().find(|delivery| delivery.position().get() == position).unwrap();
+    member.settle(delivery.token(), settlement).unwrap();
+}
+
+/// G1.
+#[test]
+fn each_group_gets_everything_and_its_members_share_it() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 10);
+    let group = store.group("mail").open().unwrap();
+    let (mut one, mut two) = (group.member().unwrap(), group.member().unwrap());
+    let (first, second) = (pull(&mut one, 4), pull(&mut two, 100));
+    assert_eq!((positions(&first), positions(&second)), (vec![1, 2, 3, 4], (5..=10).collect()));
+    all_done(&mut one, &first);
+    all_done(&mut two, &second);
+    assert!(pull(&mut one, 1).is_empty());
+    let mut other = store.group("audit").open().unwrap().member().unwrap();
+    assert_eq!(pull(&mut other, 100).len(), 10);
+}
+
+/// G2, L11.
+#[test]
+fn opening_a_group_again_is_the_same_group_and_another_start_is_told() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 3);
+    let group = store.group("mail").start(Start::At(Position::new(2))).open().unwrap();
+    let again = store.group("mail").start(Start::At(Position::new(2))).open().unwrap();
+    assert_eq!(pull(&mut again.member().unwrap(), 9).len(), 2);
+    drop((group, again));
+    for other in [
+        store.group("mail"),
+        store.group("mail").start(Start::At(Position::new(2))).order(Order::Stream),
+        store.group("mail").start(Start::At(Position::new(2))).filter(Query::new().stream("cart-1")),
+    ] {
+        assert!(matches!(other.open().unwrap_err(), Error::ConsumerDiffers { .. }));
+    }
+    assert!(matches!(store.cursor("mail").open().unwrap_err(), Error::ConsumerDiffers { .. }));
+    let _cursor = store.cursor("reader").open().unwrap();
+    assert!(matches!(store.group("reader").open().unwrap_err(), Error::ConsumerBusy { .. }));
+}
+
+/// G3, G8.
+#[test]
+fn what_was_not_settled_comes_again_after_the_store_was_opened_again_and_nothing_else() {
+    let dir = Scratch::new();
+    let timed = Timed::open(&dir);
+    fill(&timed.store, 6);
+    let group = timed.store.group("mail").open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 5);
+    let first = timed.clock.now();
+    for position in [2, 5, 3] {
+        settle(&mut member, &batch, position, Settlement::Done);
+    }
+    drop((batch, member, group));
+    timed.store.close().unwrap();
+
+    let timed = Timed::open(&dir);
+    timed.pass(SECOND);
+    let mut member = timed.store.group("mail").open().unwrap().member().unwrap();
+    let mut seen = Vec::new();
+    loop {
+        let batch = pull(&mut member, 10);
+        if batch.is_empty() {
+            break;
+        }
+        for delivery in &batch {
+            let is_first = delivery.first_handed_out() == Some(first);
+            seen.push((delivery.position().get(), delivery.attempt(), delivery.is_redelivered(), is_first));
+        }
+        all_done(&mut member, &batch);
+    }
+    assert_eq!(seen, [(1, 2, true, true), (4, 2, true, true), (6, 1, false, false)]);
+}
+
+/// G4.
+#[test]
+fn a_delivery_comes_back_when_its_lease_runs_out_and_before_new_ones_though_there_are_always_some() {
+    let dir = Scratch::new();
+    let timed = Timed::open(&dir);
+    fill(&timed.store, 20);
+    let group = timed.store.group("mail").lease(10 * SECOND).open().unwrap();
+    let (mut slow, mut quick) = (group.member().unwrap(), group.member().unwrap());
+    let held = pull(&mut slow, 3);
+    slow.extend(held.iter().nth(1).unwrap().token(), 60 * SECOND).unwrap();
+    timed.pass(10 * SECOND);
+    let mut came = Vec::new();
+    for _ in 0..4 {
+        let batch = pull(&mut quick, 2);
+        came.push(positions(&batch));
+        all_done(&mut quick, &batch);
+    }
+    assert_eq!(came, [vec![1], vec![3], vec![4, 5], vec![6, 7]]);
+    let late = slow.settle(held.iter().next().unwrap().token(), Settlement::Done).unwrap_err();
+    assert!(matches!(late, Error::NotHeld { .. }), "{late}");
+    settle(&mut slow, &held, 2, Settlement::Done);
+    timed.pass(100 * SECOND);
+    assert_eq!(positions(&pull(&mut quick, 1)), [8]);
+}
+
+/// G5.
+#[test]
+fn a_retry_comes_not_before_its_time_and_holds_no_slot_meanwhile() {
+    let dir = Scratch::new();
+    let timed = Timed::open(&dir);
+    fill(&timed.store, 4);
+    let group = timed.store.group("mail").max_in_flight(1).retry(Retry::fixed(5 * SECOND)).open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 10);
+    settle(&mut member, &batch, 1, Settlement::Retry { after: Some(2 * SECOND), why: "busy".into() });
+    let batch = pull(&mut member, 10);
+    settle(&mut member, &batch, 2, Settlement::Retry { after: None, why: "busy".into() });
+    timed.pass(SECOND);
+    let batch = pull(&mut member, 10);
+    assert_eq!(positions(&batch), [3]);
+    all_done(&mut member, &batch);
+    timed.pass(SECOND);
+    let batch = pull(&mut member, 10);
+    assert_eq!((positions(&batch), attempts(&batch)), (vec![1], vec![2]));
+    all_done(&mut member, &batch);
+    timed.pass(3 * SECOND);
+    assert_eq!(positions(&pull(&mut member, 10)), [2], "the group's own wait applies when none is given");
+}
+
+/// G6, D1.
+#[test]
+fn a_rejected_delivery_is_one_dead_letter_with_everything_and_a_released_one_was_never_tried() {
+    let dir = Scratch::new();
+    let timed = Timed::open(&dir);
+    let event = NewEvent::new("added", "tea").tag("sku:tea").header("by", "me").correlation("req 7");
+    timed.store.append("cart-1", event).unwrap();
+    fill(&timed.store, 1);
+    let group = timed.store.group("mail").open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 10);
+    timed.pass(SECOND);
+    settle(&mut member, &batch, 1, reject("no such cart"));
+    settle(&mut member, &batch, 2, Settlement::Release);
+    let batch = pull(&mut member, 10);
+    assert_eq!((positions(&batch), attempts(&batch)), (vec![2], vec![1]));
+    member.flush().unwrap();
+
+    let letters: Vec<_> = timed.store.dead_letters("mail").unwrap().iter().unwrap().map(Result::unwrap).collect();
+    assert_eq!(letters.len(), 1);
+    let letter = &letters[0];
+    assert_eq!((letter.reason(), letter.error(), letter.attempts()), (Reason::Rejected, "no such cart", 1));
+    assert_eq!((letter.source_position().get(), letter.source_stream()), (1, Some("cart-1")));
+    assert_eq!(letter.first_handed_out().map(|time| time.as_nanos()), Some(1_000_000_000_000));
+    assert_eq!((letter.event().type_name(), letter.event().payload()), ("added", &b"tea"[..]));
+    assert_eq!(letter.headers().collect::<Vec<_>>(), [("by", "me")]);
+    assert_eq!(
+        (letter.event().tags().collect::<Vec<_>>(), letter.event().correlation()),
+        (vec!["sku:tea"], Some("req 7"))
+    );
+    assert_eq!(timed.store.read(Query::new()).count(), 2, "dead letters show up only where they are named");
+}
+
+/// G7.
+#[test]
+fn settling_twice_or_what_is_unknown_is_told_and_changes_nothing() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 2);
+    let group = store.group("mail").open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 1);
+    let token = batch.last().unwrap();
+    member.settle(token, Settlement::Done).unwrap();
+    for settlement in [Settlement::Done, Settlement::Release, retry(), reject("no")] {
+        assert!(matches!(member.settle(token, settlement).unwrap_err(), Error::NotHeld { .. }));
+    }
+    assert!(matches!(member.extend(token, SECOND).unwrap_err(), Error::NotHeld { .. }));
+    let mut other = store.group("audit").open().unwrap().member().unwrap();
+    assert!(matches!(other.settle(token, Settlement::Done).unwrap_err(), Error::NotHeld { .. }));
+    assert_eq!((positions(&pull(&mut member, 9)), positions(&pull(&mut other, 9))), (vec![2], vec![1, 2]));
+    assert_eq!(store.dead_letters("mail").unwrap().iter().unwrap().count(), 0);
+}
+
+/// G9.
+#[test]
+fn no_more_are_in_flight_than_may_be_those_that_came_back_included() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 9);
+    let group = store.group("mail").max_in_flight(3).open().unwrap();
+    let (mut one, mut two) = (group.member().unwrap(), group.member().unwrap());
+    let batch = pull(&mut one, 2);
+    assert_eq!((pull(&mut two, 9).len(), pull(&mut one, 9).len(), group.in_flight()), (1, 0, 3));
+    settle(&mut one, &batch, 1, retry());
+    settle(&mut one, &batch, 2, Settlement::Done);
+    assert_eq!((positions(&pull(&mut one, 9)), group.in_flight()), (vec![1, 4], 3));
+}
+
+/// G11.
+#[test]
+fn so_many_attempts_are_so_many_runs_whatever_ends_them() {
+    let dir = Scratch::new();
+    let timed = Timed::open(&dir);
+    fill(&timed.store, 1);
+    let group = || timed.store.group("mail").retry(Retry::fixed(Duration::ZERO).attempts(4)).open().unwrap();
+    let mut member = group().member().unwrap();
+    // An error.
+    let batch = pull(&mut member, 1);
+    settle(&mut member, &batch, 1, retry());
+    // A lease that runs out.
+    let batch = pull(&mut member, 1);
+    assert_eq!(attempts(&batch), [2]);
+    timed.pass(60 * SECOND);
+    assert!(group().in_flight() == 1 && positions(&pull(&mut member, 1)) == [1]);
+    // A member that goes.
+    drop(member);
+    let mut member = group().member().unwrap();
+    let batch = pull(&mut member, 1);
+    assert_eq!(attempts(&batch), [4]);
+    settle(&mut member, &batch, 1, retry());
+    assert!(pull(&mut member, 1).is_empty());
+    member.flush().unwrap();
+    let letters: Vec<_> = timed.store.dead_letters("mail").unwrap().iter().unwrap().map(Result::unwrap).collect();
+    assert_eq!((letters.len(), letters[0].attempts(), letters[0].reason()), (1, 4, Reason::Attempts));
+}
+
+/// G12.
+#[test]
+fn deliveries_of_one_stream_never_overlap_or_overtake_each_other() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 9);
+    let group = store.group("mail").order(Order::Stream).open().unwrap();
+    let (mut one, mut two) = (group.member().unwrap(), group.member().unwrap());
+    let first = pull(&mut one, 2);
+    let second = pull(&mut two, 9);
+    assert_eq!((positions(&first), positions(&second)), (vec![1, 2], vec![3, 6, 9]));
+    settle(&mut one, &first, 1, retry());
+    let third = pull(&mut two, 9);
+    assert_eq!(positions(&third), [1, 4, 7]);
+    settle(&mut two, &third, 1, retry());
+    let stale = two.settle(third.iter().nth(1).unwrap().token(), Settlement::Done).unwrap_err();
+    assert!(matches!(stale, Error::NotHeld { .. }), "it would have overtaken: {stale}");
+    let again = pull(&mut two, 9);
+    assert_eq!((positions(&again), attempts(&again)), (vec![1, 4, 7], vec![3, 1, 1]));
+}
+
+/// D4.
+#[test]
+fn a_redriven_dead_letter_is_gone_once_its_redelivery_is_settled_and_not_before() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 3);
+    let group = store.group("mail").open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 9);
+    for position in 1..=3 {
+        settle(&mut member, &batch, position, reject("no"));
+    }
+    let dead = store.dead_letters("mail").unwrap();
+    member.flush().unwrap();
+    let letters: Vec<_> = dead.iter().unwrap().map(Result::unwrap).collect();
+    assert_eq!(letters.len(), 3);
+    let moved = dead.redrive(&letters[..2]).unwrap();
+    assert_eq!((moved.moved, dead.redrive(&letters[..2]).unwrap().passed_over), (2, 2));
+    assert_eq!(dead.iter().unwrap().count(), 3);
+    let batch = pull(&mut member, 9);
+    assert_eq!((positions(&batch), attempts(&batch)), (vec![1, 2], vec![1, 1]));
+    settle(&mut member, &batch, 1, Settlement::Done);
+    settle(&mut member, &batch, 2, reject("still not"));
+    member.flush().unwrap();
+    let left: Vec<_> = dead.iter().unwrap().map(Result::unwrap).collect();
+    assert_eq!(left.iter().map(|letter| letter.source_position().get()).collect::<Vec<_>>(), [3, 2]);
+    assert_eq!((left[1].replaces(), left[1].error()), (Some(letters[1].number()), "still not"));
+    assert_eq!(dead.drop_letters(&left).unwrap().moved, 2);
+    assert_eq!(dead.iter().unwrap().count(), 0);
+}
+
+/// X2.
+#[test]
+fn a_commit_and_its_settlements_are_written_both_or_neither() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 2);
+    let group: Group = store.group("mail").open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 9);
+    let tokens: Vec<_> = batch.iter().map(|delivery| delivery.token()).collect();
+    let mut refused = towpath::Commit::new();
+    refused.event("sent-1", NewEvent::new("sent", "")).expect("cart-0", towpath::Expected::Absent);
+    assert!(matches!(member.commit_and_settle(&mut refused, &tokens).unwrap_err(), Error::Conflict { .. }));
+    let mut commit = towpath::Commit::new();
+    commit.event("sent-1", NewEvent::new("sent", ""));
+    member.commit_and_settle(&mut commit, &tokens[..1]).unwrap();
+    assert!(matches!(member.commit_and_settle(&mut commit, &tokens).unwrap_err(), Error::NotHeld { .. }));
+    member.commit_and_settle(&mut commit, &tokens[1..]).unwrap();
+    assert_eq!((store.read(Query::new().stream("sent-1")).count(), group.in_flight()), (2, 0));
+    assert_eq!(store.unsettled("mail").unwrap(), []);
+}
