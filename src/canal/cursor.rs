@@ -317,6 +317,11 @@ impl Canal for Cursor {
         Ok(())
     }
 
+    fn settle_all(&mut self, tokens: &[Token]) -> Result<()> {
+        let last = tokens.iter().map(|token| token.place).max();
+        last.map_or(Ok(()), |last| self.acknowledge(Position::new(last)))
+    }
+
     fn extend(&mut self, _token: Token, _lease: Duration) -> Result<()> {
         Err(self.not_promised("leases"))
     }

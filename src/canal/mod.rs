@@ -40,6 +40,19 @@ pub trait Canal {
     /// an earlier one: [`Error::Closed`], [`Error::Stopped`], [`Error::DiskFull`].
     fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()>;
 
+    /// Settles deliveries as done. Where some cannot be, the others are, and the first error is told.
+    ///
+    /// # Errors
+    /// As [`settle`](Canal::settle).
+    fn settle_all(&mut self, tokens: &[Token]) -> Result<()> {
+        let mut told = Ok(());
+        for token in tokens {
+            let settled = self.settle(*token, Settlement::Done);
+            told = told.and(settled);
+        }
+        told
+    }
+
     /// Keeps a delivery for so long from now on, before it is given to somebody else.
     ///
     /// # Errors

@@ -78,6 +78,11 @@ impl Canal for Member {
         self.core.settle(&self.store, token, settlement)
     }
 
+    fn settle_all(&mut self, tokens: &[Token]) -> Result<()> {
+        self.check_may_wait()?;
+        self.core.settle_all(&self.store, tokens)
+    }
+
     fn extend(&mut self, token: Token, lease: Duration) -> Result<()> {
         self.core.extend(&self.store, token, lease)
     }
