@@ -25,6 +25,11 @@ Workloads, in the order they run in, and what one sample of p50, p99 and max is:
   streams          all events of 1,000 streams, one stream after the other; one stream
   reopen           opening after a clean close; one opening (`seconds` is the mean, `events` what is stored)
   tail_latency     at most 20,000 single events to a waiting reader; from before the append to in the reader's hands
+  cursor           all events by a cursor without a name, payloads touched; one batch of 64
+  cursor_checkpoint
+                   all events by a cursor that keeps its checkpoint after each batch; one batch of 256
+  group            all events by the one member of a group, all of them done; one batch of 256
+  group_ordered    all events by four members of a group that is ordered by stream; one batch of 256
 
 `anon_mib` is the anonymous memory of the process at the end of a workload, `disk_bytes_per_event` what the segments and
 index files hold once the store is closed, without the blank end of the newest segment. The store is left in DIR.";
@@ -247,6 +252,10 @@ pub(crate) enum Workload {
     Streams,
     Reopen,
     TailLatency,
+    Cursor,
+    CursorCheckpoint,
+    Group,
+    GroupOrdered,
 }
 
 fn size() -> RangedU64ValueParser<u32> {

@@ -107,13 +107,13 @@ impl Line {
     fn text(&self) -> String {
         let Line { workload, events, seconds, events_per_s, p50_us, p99_us, max_us, .. } = self;
         let (anon, disk) = (self.anon_mib.unwrap_or(f64::NAN), self.disk_bytes_per_event);
-        let counts = format!("{workload:<15} {events:>12} {seconds:>10.3} {events_per_s:>13}");
+        let counts = format!("{workload:<23} {events:>12} {seconds:>10.3} {events_per_s:>13}");
         format!("{counts} {p50_us:>10.2} {p99_us:>10.2} {max_us:>11.2} {anon:>9.1} {disk:>11.1}")
     }
 }
 
 pub(crate) fn heading() -> String {
-    let counts = format!("{:<15} {:>12} {:>10} {:>13}", "workload", "events", "seconds", "events/s");
+    let counts = format!("{:<23} {:>12} {:>10} {:>13}", "workload", "events", "seconds", "events/s");
     format!("{counts} {:>10} {:>10} {:>11} {:>9} {:>11}", "p50 µs", "p99 µs", "max µs", "anon MiB", "disk B/ev")
 }
 

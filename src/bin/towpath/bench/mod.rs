@@ -1,5 +1,6 @@
 //! `towpath bench`: what this machine does with a fresh store. What is measured is said in the help, at `args::Bench`.
 
+mod consuming;
 mod disk;
 mod measure;
 mod reading;
@@ -79,6 +80,10 @@ impl Plan<'_> {
             Workload::AppendBlocking => writing::append_blocking(self, store),
             Workload::Replay => reading::replay(store),
             Workload::Streams => reading::streams(self, store),
+            Workload::Cursor => consuming::cursor(store),
+            Workload::CursorCheckpoint => consuming::cursor_checkpoint(store),
+            Workload::Group => consuming::group(store),
+            Workload::GroupOrdered => consuming::group_ordered(store),
             Workload::TailLatency => tail::latency(self, store),
             Workload::Reopen => Err(Failure::new("reopening does not work on an open store")),
         }
@@ -153,7 +158,7 @@ mod tests {
     #[test]
     fn workloads_run_in_their_own_order() {
         assert_eq!(chosen(&[Workload::Reopen, Workload::Append]), [Workload::Append, Workload::Reopen]);
-        assert_eq!(chosen(&[]).len(), 6);
+        assert_eq!(chosen(&[]).len(), 10);
         assert_eq!(workload_name(Workload::TailLatency), "tail_latency");
     }
 }
