@@ -45,6 +45,8 @@ pub use log::event::Event;
 pub use log::reader::{Ended, Reader};
 pub use log::recover::{Quarantined, Recovery};
 pub use reactor::{Reactor, Stop};
+#[cfg(feature = "sink-http")]
+pub use sink::http::HttpSink;
 pub use sink::memory::MemorySink;
 #[cfg(feature = "json")]
 pub use sink::record::{Fit, JsonRecord};

@@ -1,9 +1,15 @@
 //! Sinks: where events go when they leave the store.
 
+#[cfg(feature = "sink-http")]
+mod fields;
+#[cfg(feature = "sink-http")]
+pub(crate) mod http;
 pub(crate) mod memory;
 #[cfg(feature = "json")]
 pub(crate) mod record;
 pub(crate) mod tally;
+#[cfg(feature = "sink-http")]
+mod url;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -257,7 +257,7 @@ fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 }
 
 /// `2013-01-01T10:00:00.000000000Z`.
-fn rfc3339(time: Timestamp, out: &mut Vec<u8>) {
+pub(super) fn rfc3339(time: Timestamp, out: &mut Vec<u8>) {
     let (seconds, nanos) = (time.as_nanos() / 1_000_000_000, time.as_nanos() % 1_000_000_000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
@@ -294,7 +294,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 /// RFC 4648, with padding.
-fn base64(bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn base64(bytes: &[u8], out: &mut Vec<u8>) {
     const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     out.reserve(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

@@ -21,6 +21,8 @@ mod reactor;
 mod reading;
 mod recovery;
 mod replaced;
+#[cfg(feature = "sink-http")]
+mod sink_http;
 mod support;
 mod typed;
 mod writing;

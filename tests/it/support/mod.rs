@@ -2,6 +2,10 @@
 
 pub(crate) mod child;
 pub(crate) mod files;
+#[cfg(feature = "sink-http")]
+pub(crate) mod http_server;
+#[cfg(feature = "sink-http")]
+pub(crate) mod records;
 pub(crate) mod told;
 
 use std::path::{Path, PathBuf};
