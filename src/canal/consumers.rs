@@ -159,7 +159,7 @@ impl Store {
     /// [`Error::ConsumerBusy`] when it is open in this process, [`Error::UnknownConsumer`] when there is none, and what an
     /// append can fail with.
     pub fn remove_consumer(&self, consumer: &str) -> Result<()> {
-        self.writer()?;
+        self.writer()?.check_may_wait()?;
         self.check_known(consumer)?;
         let busy = || Error::ConsumerBusy { name: consumer.to_owned() };
         let _ours_until_it_is_gone = self.inner.owners.take(consumer).ok_or_else(busy)?;
@@ -172,6 +172,7 @@ impl Store {
     /// [`Error::UnknownConsumer`] when there is no group of this name, [`Error::NotPromised`] for a cursor, and what an append
     /// can fail with.
     pub fn set_paused(&self, group: &str, paused: bool) -> Result<()> {
+        self.writer()?.check_may_wait()?;
         self.check_known(group)?;
         if !self.knows(|state| state.groups.contains_key(group)) {
             return Err(Error::NotPromised { canal: "cursor", what: "to pause" });

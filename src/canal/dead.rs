@@ -115,7 +115,7 @@ impl DeadLetters {
     /// # Errors
     /// [`Error::ReadOnly`], and what an append can fail with. What was moved before the error stays moved.
     pub fn redrive<'a>(&self, letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<Moved> {
-        self.store.writer()?;
+        self.store.writer()?.check_may_wait()?;
         let group = self.store.open_group(&self.group);
         // What is settled and not written yet may be one of them.
         group.iter().try_for_each(|group| group.flush())?;
@@ -146,7 +146,7 @@ impl DeadLetters {
     /// # Errors
     /// [`Error::ReadOnly`], and what an append can fail with. Those that are being redriven are passed over.
     pub fn drop_letters<'a>(&self, letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<Moved> {
-        self.store.writer()?;
+        self.store.writer()?.check_may_wait()?;
         let ledger = self.ledger()?;
         let (mut moved, mut dropped) = (Moved::default(), Vec::new());
         for letter in letters {

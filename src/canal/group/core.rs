@@ -54,14 +54,17 @@ pub(super) struct Core {
     changed: AtomicU64,
     /// Members that wait for that.
     pub(super) waiting: AtomicU32,
+    /// How far the last pull had looked, and how many it had passed without recording them: for those who ask how the
+    /// group stands, who must not wait for the lock of `Run` within a rule.
+    looked: AtomicU64,
+    unrecorded: AtomicU64,
+    members: AtomicU32,
     owned: Owned,
 }
 
 #[derive(Debug)]
 struct Run {
     walk: Walk,
-    /// An event that was found and did not fit into the last batch.
-    found: Option<Step>,
     lanes: Lanes,
     claims: BTreeMap<u64, Claim>,
     deadlines: BTreeSet<(Timestamp, u64)>,
@@ -126,6 +129,10 @@ impl Core {
             run: Mutex::new(run),
             changed: AtomicU64::new(0),
             waiting: AtomicU32::new(0),
+            looked: AtomicU64::new(0),
+            unrecorded: AtomicU64::new(0),
+            members: AtomicU32::new(0),
+
             owned,
         })
     }
@@ -137,6 +144,7 @@ impl Core {
             return Err(Error::ConsumerBusy { name: self.name.to_string() });
         }
         run.members += 1;
+        self.members.store(run.members, Ordering::Release);
         run.next_member += 1;
         Ok(run.next_member)
     }
@@ -145,6 +153,7 @@ impl Core {
     pub(super) fn leave(&self, store: &Store, member: u64) {
         let mut run = guard(&self.run);
         run.members -= 1;
+        self.members.store(run.members, Ordering::Release);
         let claims: Vec<u64> =
             run.claims.iter().filter(|(_, claim)| claim.member == member).map(|(id, _)| *id).collect();
         let mut ledger = guard(&self.ledger);
@@ -157,19 +166,19 @@ impl Core {
     }
 
     pub(super) fn members(&self) -> u32 {
-        guard(&self.run).members
+        self.members.load(Ordering::Acquire)
     }
 
     pub(super) fn in_flight(&self) -> u32 {
-        guard(&self.run).in_flight
+        guard(&self.ledger).rows.iter().filter(|row| row.is_held()).count() as u32
     }
 
     /// How many positions are to be looked at or handed out still.
     pub(super) fn lag(&self, store: &Store) -> u64 {
-        let run = guard(&self.run);
-        let looked = run.looked();
-        let in_hand_or_waiting = run.lanes.waiting() as u64 + u64::from(run.in_flight);
-        store.head().get().saturating_sub(looked.get()) + in_hand_or_waiting
+        let ledger = guard(&self.ledger);
+        let looked = self.looked.load(Ordering::Acquire).max(ledger.scanned.get());
+        let unsettled = ledger.rows.len() as u64 + self.unrecorded.load(Ordering::Acquire);
+        store.head().get().saturating_sub(looked) + unsettled
     }
 
     /// Wakes members that wait.
@@ -197,6 +206,8 @@ impl Core {
             let (members, next_member) = (run.members, run.next_member);
             *run = Run::new(store, &self.settings, &self.ledger, told)?;
             (run.members, run.next_member) = (members, next_member);
+            self.looked.store(0, Ordering::Release);
+            self.unrecorded.store(0, Ordering::Release);
         }
         run.now = run.now.max(store.inner.clock.now());
         Ok(run)
@@ -235,6 +246,7 @@ impl Core {
                 let found_some = !chosen.held.is_empty();
                 let batch = self.hand_out(store, &mut run, member, chosen)?;
                 if found_some {
+                    self.show(&run);
                     return Ok(Pulled::Batch(batch));
                 }
                 // Only dead letters so far: look on.
@@ -242,6 +254,7 @@ impl Core {
             }
             break;
         }
+        self.show(&run);
         if closed {
             return Err(Error::Closed);
         }
@@ -279,14 +292,11 @@ impl Core {
         }
         let until = store.inner.log.head();
         while chosen.len() < max && !run.unwritten.is_full() && run.lanes.waiting() < LOOKAHEAD {
-            let step = match run.found.take() {
-                Some(step) => step,
-                None => match run.walk.next_frame(until) {
-                    Some((offset, len)) => Step::Event { offset, len, position: run.walk.next().previous() },
-                    None => match run.walk.step(&store.inner.log, until)? {
-                        Some(step) => step,
-                        None => break,
-                    },
+            let step = match run.walk.next_frame(until) {
+                Some((offset, len)) => Step::Event { offset, len, position: run.walk.next().previous() },
+                None => match run.walk.step(&store.inner.log, until)? {
+                    Some(step) => step,
+                    None => break,
                 },
             };
             match step {
@@ -495,6 +505,19 @@ impl Core {
             run.claims.insert(chosen.claim, Claim { member, deadline, held, left });
         }
         Ok(chosen.batch)
+    }
+
+    /// Lets others see how far the group has looked.
+    fn show(&self, run: &Run) {
+        self.looked.store(run.looked().get(), Ordering::Release);
+        self.unrecorded.store(run.unrecorded.len() as u64, Ordering::Release);
+    }
+
+    /// Records how far the group has looked, for when it is opened again.
+    pub(super) fn keep_progress(&self, store: &Store) -> Result<()> {
+        let mut run = self.lock(store)?;
+        let scanned = guard(&self.ledger).scanned;
+        if run.looked() > scanned { self.record_progress(store, &mut run) } else { Ok(()) }
     }
 
     fn record_progress(&self, store: &Store, run: &mut Run) -> Result<()> {
@@ -730,7 +753,6 @@ impl Run {
         let scanned = guard(ledger).scanned;
         Ok(Self {
             walk: Walk::new(&store.inner.log, Filter::Query(settings.filter.clone()), scanned.next())?,
-            found: None,
             lanes,
             claims: BTreeMap::new(),
             deadlines: BTreeSet::new(),

@@ -41,11 +41,13 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
+        // In a forked child, or within a rule, the lock may never come; what it holds comes back when its lease runs out.
+        if self.check_may_wait().is_err() {
+            return;
+        }
         self.core.leave(&self.store, self.number);
         // An error here has nobody to be told to; whoever wants to know calls `flush`.
-        if self.check_may_wait().is_ok() {
-            let _unheard = self.core.flush(&self.store);
-        }
+        let _unheard = self.core.flush(&self.store).and_then(|()| self.core.keep_progress(&self.store));
     }
 }
 
@@ -84,6 +86,7 @@ impl Canal for Member {
     }
 
     fn extend(&mut self, token: Token, lease: Duration) -> Result<()> {
+        self.check_may_wait()?;
         self.core.extend(&self.store, token, lease)
     }
 

@@ -225,7 +225,7 @@ impl GroupBuilder {
     pub fn open(self) -> Result<Group> {
         let Self { store, name, settings } = self;
         names::check_users("consumer name", &name)?;
-        store.writer()?;
+        store.writer()?.check_may_wait()?;
         let definition = definition(&settings)?;
         // One at a time, so that two who open it get the same one.
         let mut shared = guard(&store.inner.shared);
@@ -281,6 +281,7 @@ impl Group {
     /// # Errors
     /// [`Error::ConsumerBusy`] when the group is dedicated and has one.
     pub fn member(&self) -> Result<Member> {
+        self.store.writer()?.check_may_wait()?;
         Member::new(self)
     }
 
