@@ -114,6 +114,7 @@ pub(super) enum Pulled {
     Nothing {
         seen: u64,
         changed: u64,
+        told: Told,
         until: Option<Duration>,
     },
 }
@@ -132,7 +133,6 @@ impl Core {
             looked: AtomicU64::new(0),
             unrecorded: AtomicU64::new(0),
             members: AtomicU32::new(0),
-
             owned,
         })
     }
@@ -193,9 +193,9 @@ impl Core {
         self.changed.load(Ordering::Acquire)
     }
 
-    /// Whether somebody moved the group by its name.
-    pub(super) fn is_moved(&self) -> bool {
-        self.owned.told() != guard(&self.run).told
+    /// Whether somebody moved the group by its name. Takes no lock that is held while the writer is waited for.
+    pub(super) fn is_moved(&self, since: Told) -> bool {
+        self.owned.told() != since
     }
 
     fn lock(&self, store: &Store) -> Result<MutexGuard<'_, Run>> {
@@ -264,7 +264,7 @@ impl Core {
         }
         self.submit(store, &mut run)?;
         let until = run.next_time().map(|time| Duration::from_nanos(time.as_nanos().saturating_sub(now.as_nanos())));
-        Ok(Pulled::Nothing { seen, changed, until })
+        Ok(Pulled::Nothing { seen, changed, told: run.told, until })
     }
 
     /// Chooses what to hand out: first what came back, in the order of the log, then what is new.

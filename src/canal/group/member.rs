@@ -58,9 +58,9 @@ impl Canal for Member {
         self.check_may_wait()?;
         let until = Instant::now().checked_add(patience);
         loop {
-            let (seen, changed, next) = match self.core.pull(&self.store, self.number, max.max(1))? {
+            let (seen, changed, told, next) = match self.core.pull(&self.store, self.number, max.max(1))? {
                 Pulled::Batch(batch) => return Ok(batch),
-                Pulled::Nothing { seen, changed, until } => (seen, changed, until),
+                Pulled::Nothing { seen, changed, told, until } => (seen, changed, told, until),
             };
             let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
@@ -69,7 +69,7 @@ impl Canal for Member {
             let patience = left.min(LOOK).min(next.unwrap_or(Duration::MAX)).max(Duration::from_micros(100));
             self.core.waiting.fetch_add(1, Ordering::SeqCst);
             let log = &self.store.inner.log;
-            let changes = || self.core.changed() != changed || self.core.is_moved();
+            let changes = || self.core.changed() != changed || self.core.is_moved(told);
             log.head.wait(seen, patience, || log.is_closed() || changes());
             self.core.waiting.fetch_sub(1, Ordering::SeqCst);
         }
