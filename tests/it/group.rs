@@ -189,6 +189,31 @@ fn a_retry_comes_not_before_its_time_and_holds_no_slot_meanwhile() {
     assert_eq!(positions(&pull(&mut member, 10)), [2], "the group's own wait applies when none is given");
 }
 
+/// G5: however many wait for their time, what is new goes on.
+#[test]
+fn many_that_wait_for_their_time_do_not_hold_up_new_ones() {
+    let dir = Scratch::new();
+    let timed = Timed::open(&dir);
+    let mut commit = towpath::Commit::new();
+    (0..35_000).for_each(|_| drop(commit.event("cart-1", NewEvent::new("added", "")).len()));
+    timed.store.commit(&commit).unwrap();
+    timed.store.commit(&commit).unwrap();
+    let group = timed.store.group("mail").max_in_flight(u32::MAX).open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 70_000);
+    let later = pull(&mut member, 70_000);
+    assert_eq!((batch.len() + later.len(), later.is_empty()), (70_000, false));
+    for delivery in batch.iter().chain(&later) {
+        let settlement = Settlement::Retry { after: Some(60 * SECOND), why: "busy".into() };
+        member.settle(delivery.token(), settlement).unwrap();
+    }
+    assert!(pull(&mut member, 1).is_empty());
+    timed.store.append("cart-2", NewEvent::new("added", "")).unwrap();
+    assert_eq!(positions(&pull(&mut member, 1)), [70_001]);
+    timed.pass(60 * SECOND);
+    assert_eq!(positions(&pull(&mut member, 1)), [1]);
+}
+
 /// G6, D1.
 #[test]
 fn a_rejected_delivery_is_one_dead_letter_with_everything_and_a_released_one_was_never_tried() {

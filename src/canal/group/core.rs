@@ -22,6 +22,7 @@ use crate::format::runs;
 use crate::id::{Position, Timestamp};
 use crate::log::event::Event;
 use crate::log::ledger::Ledger;
+use crate::log::ledger::rows::Row;
 use crate::log::parts::Part;
 use crate::log::terms::Filter;
 use crate::log::walk::{self, Step, Walk};
@@ -31,7 +32,7 @@ use crate::writer::commit::Commit;
 use crate::writer::staging::Patience;
 use crate::writer::ticket::{Receipt, Ticket};
 
-/// How many deliveries of keys that are busy may wait before no more are looked for.
+/// How many events may be passed because their key is busy or waits for a retry, before no more are looked at.
 const LOOKAHEAD: usize = 65_536;
 
 /// After so many positions without anything to hand out, the group records how far it has looked.
@@ -71,7 +72,9 @@ struct Run {
     /// Leases of single deliveries that end later than their claim's.
     extended: HashMap<u64, Timestamp>,
     in_flight: u32,
-    /// Passed on the way and waiting for their turn, and not recorded as such yet.
+    /// How many were passed on the way and never handed out.
+    passed: usize,
+    /// Those of them that are not recorded as such yet.
     unrecorded: BTreeSet<u64>,
     unwritten: Unwritten,
     sent: VecDeque<(Ticket, Unwritten)>,
@@ -291,7 +294,7 @@ impl Core {
             }
         }
         let until = store.inner.log.head();
-        while chosen.len() < max && !run.unwritten.is_full() && run.lanes.waiting() < LOOKAHEAD {
+        while chosen.len() < max && !run.unwritten.is_full() && run.passed < LOOKAHEAD {
             let step = match run.walk.next_frame(until) {
                 Some((offset, len)) => Step::Event { offset, len, position: run.walk.next().previous() },
                 None => match run.walk.step(&store.inner.log, until)? {
@@ -327,6 +330,9 @@ impl Core {
             (ledger.histories.get(&position).cloned(), ledger.handed_out(&row))
         };
         let found = fetch(store, position)?;
+        if row.attempts == 0 && history.is_none() {
+            run.passed = run.passed.saturating_sub(1);
+        }
         let event = match &found {
             Ok((part, offset, len)) => Ok(Event::borrowed(&part.segment, *offset, *len)),
             Err(damage) => Err(damage),
@@ -386,6 +392,7 @@ impl Core {
     ) -> Result<()> {
         run.lanes.take(position, key);
         run.unrecorded.remove(&position);
+        run.passed = run.passed.saturating_sub(1);
         match fetch(store, position)? {
             Ok((part, offset, len)) => self.take_new(run, chosen, &part, offset, len, key),
             Err(damage) => self.bury_damage(run, &damage),
@@ -399,6 +406,7 @@ impl Core {
         if let Some(busy) = key.filter(|key| !run.lanes.is_free(*key, chosen.claim)) {
             run.lanes.put(position.get(), Some(busy), None);
             run.unrecorded.insert(position.get());
+            run.passed += 1;
             return;
         }
         self.take_new(run, chosen, &part, offset, len, key);
@@ -750,7 +758,11 @@ impl Run {
             let key = key_of(store, settings, position)?;
             lanes.put(position, key, Some(not_before).filter(|time| *time > Timestamp::default()));
         }
-        let scanned = guard(ledger).scanned;
+        let (scanned, passed) = {
+            let ledger = guard(ledger);
+            let is_passed = |row: &&Row| row.attempts == 0 && !ledger.histories.contains_key(&row.position);
+            (ledger.scanned, ledger.rows.iter().filter(is_passed).count())
+        };
         Ok(Self {
             walk: Walk::new(&store.inner.log, Filter::Query(settings.filter.clone()), scanned.next())?,
             lanes,
@@ -758,6 +770,7 @@ impl Run {
             deadlines: BTreeSet::new(),
             extended: HashMap::new(),
             in_flight: 0,
+            passed,
             unrecorded: BTreeSet::new(),
             unwritten: Unwritten::default(),
             sent: VecDeque::new(),
@@ -905,6 +918,7 @@ impl Run {
 
     /// Puts back what was chosen and could not be claimed.
     fn undo(&mut self, chosen: Chosen) {
+        self.passed += chosen.new.len();
         self.unrecorded.extend(chosen.new);
         for held in chosen.held {
             self.lanes.finish(held.key);

@@ -14,7 +14,6 @@ pub(super) struct Lanes {
     ready: BTreeSet<(u64, u64)>,
     /// By time and position. With the key of a lane that waits as a whole.
     delayed: BTreeMap<(Timestamp, u64), Option<u64>>,
-    waiting: usize,
 }
 
 #[derive(Debug, Default)]
@@ -30,14 +29,8 @@ struct Lane {
 }
 
 impl Lanes {
-    /// How many wait, whether they may come or not.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting
-    }
-
     /// Adds a delivery that waits, not before a time if one is given.
     pub(super) fn put(&mut self, position: u64, key: Option<u64>, not_before: Option<Timestamp>) {
-        self.waiting += 1;
         if let Some(time) = not_before {
             self.delayed.insert((time, position), key);
         }
@@ -94,7 +87,6 @@ impl Lanes {
 
     /// Takes one that waits out: it is handed out, or it ends.
     pub(super) fn take(&mut self, position: u64, key: Option<u64>) {
-        self.waiting -= 1;
         match key {
             None => _ = self.loose.remove(&position),
             Some(key) => {
@@ -166,7 +158,7 @@ mod tests {
         assert_eq!(lanes.first(), Some((5, Some(KEY))));
         lanes.take(5, Some(KEY));
         lanes.take(6, None);
-        assert!(lanes.keyed.is_empty() && lanes.ready.is_empty() && lanes.waiting() == 0);
+        assert!(lanes.keyed.is_empty() && lanes.ready.is_empty() && lanes.loose.is_empty());
     }
 
     #[test]
