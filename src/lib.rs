@@ -26,6 +26,7 @@ mod sync;
 mod writer;
 
 pub use canal::batch::{Batch, Deliveries, Delivery};
+pub use canal::breaker::{Breaker, Circuit};
 pub use canal::consumers::{Consumer, Unsettled};
 pub use canal::cursor::{Cursor, CursorBuilder};
 pub use canal::dead::{DeadLetter, DeadLetters, Moved};

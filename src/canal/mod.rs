@@ -1,6 +1,7 @@
 //! Canals: anything that batches of events can be pulled from, with progress that is settled.
 
 pub(crate) mod batch;
+pub(crate) mod breaker;
 pub(crate) mod consumers;
 pub(crate) mod cursor;
 pub(crate) mod dead;
