@@ -3,6 +3,9 @@
 //! | page | read it when |
 //! | --- | --- |
 //! | [`cookbook`] | you want to do something: each recipe compiles |
+//! | [`consuming`] | something is to be done with events: which canal, groups, what they cost |
+//! | [`delivery`] | you have to know how often and in which order events come |
+//! | [`dead_letters`] | something failed for good, or events are to leave the store |
 //! | [`guarantees`] | you have to know what you can rely on, and on what that rests |
 //! | [`recovery`] | a store was not closed in good order, or opening it fails |
 //! | [`architecture`] | you want to know why it is built as it is, or to change it |
@@ -23,14 +26,29 @@
 //! | segment | one file of the log; a frame is one record in it |
 //! | canal | anything that batches of events can be pulled from |
 //! | settle | to say what became of a delivery |
+//! | group, member | a consumer that several threads share; one of them |
+//! | lease | how long a delivery belongs to the member that pulled it |
+//! | fencing token | the number of a hand-out, which only rises; an older one settles nothing |
+//! | dead letter | what a delivery becomes that failed for good |
+//! | redrive | to hand a dead letter's source out again |
+//! | sink | where a consumer's events are forwarded to, outside or inside the store |
 //! | checkpoint | where a consumer goes on: the next position to read |
 //! | category | a stream's name up to its first `-`, or all of it |
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
 
+#[doc = include_str!("consuming.md")]
+pub mod consuming {}
+
 #[doc = include_str!("cookbook.md")]
 pub mod cookbook {}
+
+#[doc = include_str!("dead_letters.md")]
+pub mod dead_letters {}
+
+#[doc = include_str!("delivery.md")]
+pub mod delivery {}
 
 pub mod format;
 
