@@ -5,7 +5,7 @@ use crate::id::Position;
 /// Which events are meant. Empty: all of them.
 ///
 /// A query has items; an event matches when it matches one of them. An item asks for one of its streams (if it names
-/// any), one of its categories (if any), one of its types (if any), and **all** of its tags.
+/// any), one of its categories (if any), one of its subjects (if any), one of its types (if any), and **all** of its tags.
 ///
 /// ```
 /// use towpath::Query;
@@ -24,6 +24,7 @@ pub struct Query {
 pub(crate) struct Item {
     pub(crate) streams: Vec<String>,
     pub(crate) categories: Vec<String>,
+    pub(crate) subjects: Vec<String>,
     pub(crate) types: Vec<String>,
     pub(crate) tags: Vec<String>,
 }
@@ -46,6 +47,26 @@ impl Query {
     #[must_use]
     pub fn category(mut self, name: impl Into<String>) -> Self {
         self.item().categories.push(name.into());
+        self
+    }
+
+    /// The events of all streams whose names fit a pattern (or one of several, by calling it again). Both are taken as parts
+    /// separated by dots: `*` fits exactly one part, `>` at the end fits one or more, anything else only itself.
+    ///
+    /// | pattern | fits | does not fit |
+    /// | --- | --- | --- |
+    /// | `room.*.light` | `room.hall.light` | `room.light`, `room.hall.west.light` |
+    /// | `room.>` | `room.hall`, `room.hall.light` | `room` |
+    /// | `>` | every stream but the store's own | `$dead.mail` |
+    ///
+    /// Every text is a pattern: within a part `*` and `>` stand for themselves, as does `>` before the end, and a part may
+    /// be empty. Streams whose names begin with `$` fit only a pattern that begins with `$` too.
+    ///
+    /// No index finds streams by a pattern: unless the query names types, tags or the like besides, it looks at every
+    /// event.
+    #[must_use]
+    pub fn subject(mut self, pattern: impl Into<String>) -> Self {
+        self.item().subjects.push(pattern.into());
         self
     }
 
@@ -88,17 +109,18 @@ impl Query {
 
 impl Item {
     /// What it asks for, each with what it is called.
-    pub(crate) fn lists(&self) -> [(&'static str, &Vec<String>); 4] {
+    pub(crate) fn lists(&self) -> [(&'static str, &Vec<String>); 5] {
         [
             ("stream name", &self.streams),
             ("category", &self.categories),
+            ("subject pattern", &self.subjects),
             ("event type", &self.types),
             ("tag", &self.tags),
         ]
     }
 
     pub(crate) fn is_all(&self) -> bool {
-        self.streams.is_empty() && self.categories.is_empty() && self.types.is_empty() && self.tags.is_empty()
+        self.lists().iter().all(|(_, texts)| texts.is_empty())
     }
 }
 
@@ -129,4 +151,48 @@ impl Condition {
 /// The part of a stream's name before its first `-`, or the whole name.
 pub(crate) fn category(stream: &str) -> &str {
     stream.split_once('-').map_or(stream, |(category, _)| category)
+}
+
+/// Whether a stream's name fits a pattern, as [`Query::subject`] says.
+pub(crate) fn fits(pattern: &str, stream: &str) -> bool {
+    if stream.starts_with('$') && !pattern.starts_with('$') {
+        return false;
+    }
+    let mut parts = stream.split('.');
+    let mut asked = pattern.split('.').peekable();
+    while let Some(one) = asked.next() {
+        match parts.next() {
+            None => return false,
+            Some(_) if one == ">" && asked.peek().is_none() => return true,
+            Some(part) if one != "*" && one != part => return false,
+            Some(_) => {}
+        }
+    }
+    parts.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_total_and_each_sign_means_one_thing() {
+        for (pattern, fitting, other) in [
+            ("a.*.c", &["a.b.c", "a..c", "a.*.c"][..], &["a.c", "a.b.b.c", "a.b.c.d", "a.b"][..]),
+            ("*", &["a", "a-1"], &["a.b", "$a"]),
+            (">", &["a", "a.b", "a.b.c"], &["$a", "$a.b"]),
+            ("a.>", &["a.b", "a.b.c", "a."], &["a", "b.a"]),
+            ("a.>.c", &["a.>.c"], &["a.b.c", "a.b"]),
+            ("a*.b>", &["a*.b>"], &["aa.b", "ab.bc"]),
+            (">.a", &[">.a"], &["b.a"]),
+            ("a.b", &["a.b"], &["a", "a.b.c", "a.c"]),
+            ("$a.*", &["$a.b"], &["$b.b", "$a", "a.b"]),
+            ("$*", &["$*"], &["$a", "a"]),
+            ("", &[""], &["a", "."]),
+            ("*.*", &["a.b", "."], &["a", "$a.b"]),
+        ] {
+            fitting.iter().for_each(|stream| assert!(fits(pattern, stream), "{pattern} and {stream}"));
+            other.iter().for_each(|stream| assert!(!fits(pattern, stream), "{pattern} and {stream}"));
+        }
+    }
 }

@@ -384,7 +384,8 @@ mod tests {
     fn examples() -> Vec<Control> {
         let group = || "mail".to_owned();
         let time = Timestamp::from_nanos(1_700_000_000_000_000_000);
-        let filter = Query::new().stream("a").types(["b"]).or(Query::new().tags(["c", "d"]));
+        let filter =
+            Query::new().stream("a").types(["b"]).or(Query::new().tags(["c", "d"])).or(Query::new().subject("e.>"));
         let definition =
             Definition { start: 3, start_at: 17, order: 2, order_tag: "customer:".into(), parks: true, filter };
         let standing =

@@ -58,12 +58,12 @@ impl Definition {
     }
 }
 
-fn lists(item: &Item) -> [&Vec<String>; 4] {
-    [&item.streams, &item.categories, &item.types, &item.tags]
+fn lists(item: &Item) -> [&Vec<String>; 5] {
+    [&item.streams, &item.categories, &item.subjects, &item.types, &item.tags]
 }
 
-fn lists_mut(item: &mut Item) -> [&mut Vec<String>; 4] {
-    [&mut item.streams, &mut item.categories, &mut item.types, &mut item.tags]
+fn lists_mut(item: &mut Item) -> [&mut Vec<String>; 5] {
+    [&mut item.streams, &mut item.categories, &mut item.subjects, &mut item.types, &mut item.tags]
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {

@@ -1,6 +1,6 @@
 //! Which terms an event is found by, and whether an event is what a query means.
 
-use crate::event::query::{Item, Query, category};
+use crate::event::query::{Item, Query, category, fits};
 use crate::format::frame::Frame;
 use crate::format::names;
 use crate::format::term::{Kind, Term};
@@ -62,7 +62,10 @@ impl Filter {
             Filter::Exactly(kind, text) => Some(vec![vec![vec![Term::of(*kind, text)]]]),
             Filter::Everything => None,
             Filter::Query(query) if query.is_all() => None,
-            Filter::Query(query) => Some(query.items.iter().map(item_ways).collect()),
+            Filter::Query(query) => {
+                let ways = query.items.iter().map(item_ways);
+                ways.map(|ways| Some(ways).filter(|ways| !ways.is_empty())).collect()
+            }
         }
     }
 }
@@ -87,12 +90,14 @@ pub(crate) fn is_own(frame: Frame<'_>) -> bool {
 
 fn item_matches(item: &Item, frame: Frame<'_>) -> bool {
     let any = |names: &[String], name: &str| names.is_empty() || names.iter().any(|one| one == name);
-    if is_own(frame) && item.streams.is_empty() && !item.categories.iter().any(|name| name.starts_with(names::OWN)) {
+    let names_own = |names: &[String]| names.iter().any(|name| name.starts_with(names::OWN));
+    if is_own(frame) && item.streams.is_empty() && !names_own(&item.categories) && !names_own(&item.subjects) {
         return false;
     }
     any(&item.streams, frame.stream())
         && any(&item.types, frame.type_name())
         && (item.categories.is_empty() || any(&item.categories, category(frame.stream())))
+        && (item.subjects.is_empty() || item.subjects.iter().any(|pattern| fits(pattern, frame.stream())))
         && item.tags.iter().all(|tag| frame.extras().tags().any(|one| one == tag))
 }
 

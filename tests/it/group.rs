@@ -106,6 +106,28 @@ fn opening_a_group_again_is_the_same_group_and_another_start_is_told() {
     assert!(matches!(store.group("reader").open().unwrap_err(), Error::ConsumerBusy { .. }));
 }
 
+/// G2: a pattern is part of what a group was made with, and is kept as such.
+#[test]
+fn a_group_takes_only_what_fits_its_pattern_also_after_the_store_was_opened_again() {
+    let dir = Scratch::new();
+    let by = |store: &Store, pattern: &str| store.group("lights").filter(Query::new().subject(pattern)).open();
+    let store = dir.open();
+    let group = by(&store, "room.*.light").unwrap();
+    for stream in ["room.hall.light", "room.hall", "room.attic.light", "cart-1"] {
+        store.append(stream, NewEvent::new("on", "")).unwrap();
+    }
+    assert_eq!(positions(&pull(&mut group.member().unwrap(), 1)), [1]);
+    drop(group);
+    store.close().unwrap();
+
+    let store = dir.open();
+    assert!(matches!(by(&store, "room.>").unwrap_err(), Error::ConsumerDiffers { .. }));
+    assert!(matches!(by(&store, "").unwrap_err(), Error::Invalid { .. } | Error::ConsumerDiffers { .. }));
+    let mut member = by(&store, "room.*.light").unwrap().member().unwrap();
+    let all = std::iter::repeat_with(|| positions(&pull(&mut member, 9))).take_while(|batch| !batch.is_empty());
+    assert_eq!(all.flatten().collect::<Vec<_>>(), [1, 3]);
+}
+
 /// G3, G8.
 #[test]
 fn what_was_not_settled_comes_again_after_the_store_was_opened_again_and_nothing_else() {

@@ -18,8 +18,10 @@ use towpath::{
 use crate::support::told::Told;
 use crate::support::{Scratch, cases, is_dense, noted, positions, small, texts};
 
-const STREAMS: [&str; 9] = ["a", "a-1", "a-2", "a-", "ab-1", "b-1", "b-1-x", "b-2", "c"];
+const STREAMS: [&str; 14] =
+    ["a", "a-1", "a-2", "a.b", "a-", "ab-1", "a.b.c", "b-1", "b.b", "b-1-x", "a.c.c", "b-2", "c", "a..c"];
 const CATEGORIES: [&str; 5] = ["a", "ab", "b", "c", "a-1"];
+const SUBJECTS: [&str; 12] = ["*", ">", "a.*", "a.>", "a.*.c", "*.b", "*.*", "a.b", "*.>", "a.>.c", "a.*.*", "b*.b"];
 const TYPES: [&str; 4] = ["opened", "closed", "moved", "open"];
 const TAGS: [&str; 4] = ["x", "y", "xy", "a-1"];
 /// In every list of names that are asked for, and never written.
@@ -43,6 +45,7 @@ struct Given {
 struct Asked {
     streams: Vec<&'static str>,
     categories: Vec<&'static str>,
+    subjects: Vec<&'static str>,
     types: Vec<&'static str>,
     tags: Vec<&'static str>,
 }
@@ -65,7 +68,8 @@ impl Reading {
         let query = |asked: &Asked| {
             let query = Query::new().types(asked.types.clone()).tags(asked.tags.clone());
             let query = asked.streams.iter().fold(query, |query, name| query.stream(*name));
-            asked.categories.iter().fold(query, |query, name| query.category(*name))
+            let query = asked.categories.iter().fold(query, |query, name| query.category(*name));
+            asked.subjects.iter().fold(query, |query, pattern| query.subject(*pattern))
         };
         let all = self.alternatives.iter().map(query).reduce(Query::or).unwrap_or_default();
         let mut reader = store.read(all);
@@ -139,9 +143,22 @@ impl Asked {
         let any = |names: &[&str], name: &str| names.is_empty() || names.contains(&name);
         any(&self.streams, &event.stream)
             && any(&self.categories, category)
+            && (self.subjects.is_empty() || self.subjects.iter().any(|pattern| fits(pattern, &event.stream)))
             && any(&self.types, &event.type_name)
             && self.tags.iter().all(|tag| event.tags.iter().any(|own| own == tag))
     }
+}
+
+/// Whether a stream's name fits a pattern: as many parts, or at least as many before a `>`, and each one that is asked
+/// for literally is there.
+fn fits(pattern: &str, stream: &str) -> bool {
+    let mut asked: Vec<&str> = pattern.split('.').collect();
+    let mut parts: Vec<&str> = stream.split('.').collect();
+    if asked.last() == Some(&">") && parts.len() >= asked.len() {
+        asked.pop();
+        parts.truncate(asked.len());
+    }
+    asked.len() == parts.len() && asked.iter().zip(&parts).all(|(asked, part)| *asked == "*" || asked == part)
 }
 
 /// Writes a history, and knows what has to be read.
@@ -208,8 +225,8 @@ fn names(names: &'static [&'static str], most: usize) -> impl Strategy<Value = V
 }
 
 fn reading(events: usize) -> impl Strategy<Value = Reading> {
-    let asked = (names(&STREAMS, 2), names(&CATEGORIES, 2), names(&TYPES, 2), names(&TAGS, 2))
-        .prop_map(|(streams, categories, types, tags)| Asked { streams, categories, types, tags });
+    let asked = (names(&STREAMS, 2), names(&CATEGORIES, 2), names(&SUBJECTS, 2), names(&TYPES, 2), names(&TAGS, 2))
+        .prop_map(|(streams, categories, subjects, types, tags)| Asked { streams, categories, subjects, types, tags });
     let position = 0..events as u64 + 4;
     let narrowed = |values: Range<u64>| option::weighted(0.3, values);
     let alternatives = prop_oneof![1 => Just(Vec::new()), 6 => vec(asked, 1..4)];
@@ -295,9 +312,10 @@ fn the_comparison_with_a_naive_scan_notices_everything_that_is_not_heeded() {
     assert!(files(&dir, "seg").len() > 2, "there are several segments");
     let all = Reading { alternatives: vec![Asked::default()], ..Reading::default() };
     all.check(&store, &log).unwrap();
-    let narrow: [fn(&mut Reading); 9] = [
+    let narrow: [fn(&mut Reading); 10] = [
         |reading| reading.alternatives[0].streams.push("a-1"),
         |reading| reading.alternatives[0].categories.push("a"),
+        |reading| reading.alternatives[0].subjects.push("*.b"),
         |reading| reading.alternatives[0].types.push("closed"),
         |reading| reading.alternatives[0].tags.push("x"),
         |reading| reading.from = Some(20),
