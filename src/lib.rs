@@ -32,6 +32,7 @@ pub use canal::cursor::{Cursor, CursorBuilder};
 pub use canal::dead::{DeadLetter, DeadLetters, Moved};
 pub use canal::group::{Group, GroupBuilder, Member, OnFailure, Order};
 pub use canal::retry::Retry;
+pub use canal::subscription::{Subscription, SubscriptionBuilder};
 pub use canal::{Canal, Promises, Reason, Settlement, Start, Token, Transact};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Damage, Error, Result, SharedIo};

@@ -5,11 +5,11 @@ use std::time::Duration;
 use std::time::Instant;
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 use loom::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -74,6 +74,12 @@ impl Gate {
         if self.get() > seen || patience.is_zero() || or() || self.spin(seen) {
             return self.get();
         }
+        self.park(seen, patience, or)
+    }
+
+    /// The same without looking for a while before.
+    #[cfg(not(loom))]
+    pub(crate) fn park(&self, seen: u64, patience: Duration, or: impl Fn() -> bool) -> u64 {
         let until = Instant::now().checked_add(patience);
         self.announced(|mut held| {
             while self.get() <= seen && !or() {
@@ -90,7 +96,13 @@ impl Gate {
 
     /// The same under loom, which has no time.
     #[cfg(loom)]
-    pub(crate) fn wait(&self, seen: u64, _patience: Duration, or: impl Fn() -> bool) -> u64 {
+    pub(crate) fn wait(&self, seen: u64, patience: Duration, or: impl Fn() -> bool) -> u64 {
+        self.park(seen, patience, or)
+    }
+
+    /// The same under loom, which has no time.
+    #[cfg(loom)]
+    pub(crate) fn park(&self, seen: u64, _patience: Duration, or: impl Fn() -> bool) -> u64 {
         self.announced(|mut held| {
             while self.get() <= seen && !or() {
                 held = self.changed.wait(held).unwrap();
@@ -104,6 +116,58 @@ impl Gate {
         fence(Ordering::SeqCst);
         park(guard_gate(&self.lock));
         self.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Many who wait at one gate as if they were one: whoever raises the number wakes one of them, and that one the others.
+///
+/// No wake-up is lost. The one who leads waits at the gate. When it stops waiting, for whatever reason, it steps down
+/// and then wakes the others, of whom one leads next. Each of them, announced, looks whether somebody leads and only
+/// then at the number: if somebody does and the number is still the one it has seen, the leader has not seen a later
+/// one either, and will be woken by the next.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd {
+    is_led: AtomicBool,
+    /// Its number is never raised.
+    others: Gate,
+    size: AtomicU32,
+}
+
+/// One of a crowd, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InCrowd<'a>(&'a Crowd);
+
+impl Crowd {
+    /// Counts the caller in.
+    pub(crate) fn join(&self) -> InCrowd<'_> {
+        self.size.fetch_add(1, Ordering::Relaxed);
+        InCrowd(self)
+    }
+
+    /// Waits until the gate's number exceeds `seen`, `or` says so, or the patience ends; it may return before that. What
+    /// `or` looks at must be told by waking the gate. `lead` waits at the gate for the same.
+    pub(crate) fn wait(&self, gate: &Gate, seen: u64, patience: Duration, or: impl Fn() -> bool, lead: impl FnOnce()) {
+        if self.is_led.swap(true, Ordering::AcqRel) {
+            let is_time = || !self.is_led.load(Ordering::Acquire) || gate.get() > seen || or();
+            self.others.park(0, patience, is_time);
+        } else {
+            lead();
+            self.is_led.swap(false, Ordering::AcqRel);
+            self.others.wake();
+        }
+    }
+}
+
+impl InCrowd<'_> {
+    /// How many others there are.
+    pub(crate) fn others(&self) -> u32 {
+        self.0.size.load(Ordering::Relaxed).saturating_sub(1)
+    }
+}
+
+impl Drop for InCrowd<'_> {
+    fn drop(&mut self) {
+        self.0.size.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -202,6 +266,50 @@ mod tests {
             data.store(7, Ordering::Relaxed);
             gate.raise(1);
             waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+        });
+    }
+
+    /// Every interleaving: whoever leads when the number is raised, the other one hears of it, too. (Without `wake` in
+    /// `Crowd::wait` loom tells a deadlock here, by aborting, so there is no control beside it.)
+    #[test]
+    fn no_wake_up_is_lost_in_a_crowd() {
+        loom::model(|| {
+            let both = Arc::new((Crowd::default(), Gate::new(0)));
+            let waiters: Vec<_> = (0..2)
+                .map(|_| {
+                    let both = both.clone();
+                    loom::thread::spawn(move || {
+                        let (crowd, gate) = &*both;
+                        while gate.get() == 0 {
+                            let lead = || drop(gate.wait(0, Duration::MAX, || false));
+                            crowd.wait(gate, 0, Duration::MAX, || false, lead);
+                        }
+                    })
+                })
+                .collect();
+            both.1.raise(1);
+            waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+        });
+    }
+
+    /// One that runs out of patience while it leads leaves nobody behind who waits for it.
+    #[test]
+    fn a_leader_that_loses_patience_is_followed_by_another() {
+        loom::model(|| {
+            let both = Arc::new((Crowd::default(), Gate::new(0)));
+            let other = both.clone();
+            let waiting = loom::thread::spawn(move || {
+                let (crowd, gate) = &*other;
+                while gate.get() == 0 {
+                    crowd.wait(gate, 0, Duration::MAX, || false, || drop(gate.wait(0, Duration::MAX, || false)));
+                }
+            });
+            let publisher = both.clone();
+            let publisher = loom::thread::spawn(move || publisher.1.raise(1));
+            // It looks and goes: when another one leads, it does not wait for that one.
+            both.0.wait(&both.1, 0, Duration::ZERO, || true, || ());
+            publisher.join().unwrap();
+            waiting.join().unwrap();
         });
     }
 }

@@ -4,21 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::canal::batch::Batch;
+use crate::canal::feed::{self, Feed};
 use crate::canal::{Canal, Promises, Settlement, Start, Token, Transact};
 use crate::error::{Error, Result};
 use crate::event::query::Query;
 use crate::format::control::Control;
 use crate::format::names;
 use crate::id::Position;
-use crate::log::terms::Filter;
-use crate::log::walk::{self, Step, Walk};
+use crate::log::walk;
 use crate::store::Store;
 use crate::sync::{Owned, Told, guard};
 use crate::writer::commit::Commit;
 use crate::writer::ticket::{Receipt, Ticket};
-
-/// How often a reader looks for what a writer in another process has published.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// How a cursor is opened: [`Store::cursor`] and [`Store::follow`] begin it.
 #[derive(Clone, Debug)]
@@ -42,10 +39,7 @@ pub struct Cursor {
     owned: Option<Owned>,
     /// What the owner had been told of seeks when the cursor last looked.
     told: Told,
-    filter: Query,
-    walk: Walk,
-    /// An event that was found and did not fit into the last batch.
-    pending: Option<Step>,
+    feed: Feed,
     /// The last position that was handed out since the cursor was opened or moved.
     handed_out: Position,
     /// The next position to read, as acknowledged.
@@ -119,12 +113,10 @@ impl CursorBuilder {
             return Err(Error::Expired { asked: next, oldest });
         }
         Ok(Cursor {
-            walk: Walk::new(&self.store.inner.log, Filter::Query(self.filter.clone()), next)?,
+            feed: Feed::new(&self.store.inner.log, self.filter, next)?,
             told: Told::default(),
             store: self.store,
             owned,
-            filter: self.filter,
-            pending: None,
             handed_out: next.previous(),
             checkpoint: next,
             unanswered: None,
@@ -196,8 +188,7 @@ impl Cursor {
     }
 
     fn go_to(&mut self, next: Position) -> Result<()> {
-        self.walk = Walk::new(&self.store.inner.log, Filter::Query(self.filter.clone()), next)?;
-        self.pending = None;
+        self.feed.go_to(&self.store.inner.log, next)?;
         self.handed_out = next.previous();
         self.checkpoint = next;
         self.not_before = None;
@@ -222,36 +213,12 @@ impl Cursor {
         }
     }
 
-    fn find(&mut self, until: Position) -> Result<Option<Step>> {
-        match self.pending.take() {
-            Some(step) => Ok(Some(step)),
-            None => match self.walk.next_frame(until) {
-                Some((offset, len)) => {
-                    let position = self.walk.next().previous();
-                    Ok(Some(Step::Event { offset, len, position }))
-                }
-                None => self.walk.step(&self.store.inner.log, until),
-            },
-        }
-    }
-
     /// What is there now, without waiting.
     fn take(&mut self, max: usize) -> Result<Batch> {
         let mut batch = Batch::new(self.name.clone(), 0);
         let until = self.store.inner.log.head();
-        while batch.len() < max {
-            match self.find(until)? {
-                Some(Step::Event { offset, len, position }) => {
-                    batch.push(&self.walk.part().segment, offset, len);
-                    self.handed_out = position;
-                }
-                Some(Step::Damaged(damage)) if batch.is_empty() => return Err(Error::Damaged(*damage)),
-                Some(step) => {
-                    self.pending = Some(step);
-                    break;
-                }
-                None => break,
-            }
+        if let Some(last) = self.feed.take(&self.store.inner.log, until, max, &mut batch)? {
+            self.handed_out = last;
         }
         Ok(batch)
     }
@@ -287,11 +254,9 @@ impl Canal for Cursor {
             if left.is_zero() {
                 return Ok(batch);
             }
-            let log = &self.store.inner.log;
-            let patience = if self.store.writer().is_ok() { left } else { left.min(LOOK) };
-            let patience = if held.is_zero() { patience } else { patience.min(held) };
+            let left = if held.is_zero() { left } else { left.min(held) };
             let moved = || self.owned.as_ref().is_some_and(|owned| owned.told() != self.told);
-            log.head.wait(seen, patience, || log.is_closed() || moved());
+            feed::wait(&self.store, seen, left, moved);
         }
     }
 

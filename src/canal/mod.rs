@@ -5,8 +5,10 @@ pub(crate) mod breaker;
 pub(crate) mod consumers;
 pub(crate) mod cursor;
 pub(crate) mod dead;
+pub(crate) mod feed;
 pub(crate) mod group;
 pub(crate) mod retry;
+pub(crate) mod subscription;
 
 use std::time::Duration;
 
@@ -158,7 +160,7 @@ impl std::fmt::Display for Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Promises {
-    /// Events come in the order of the log, without gaps.
+    /// Events come in the order of the log; without gaps where nothing is passed over.
     pub ordered: bool,
     /// Every event comes; nothing is passed over.
     pub lossless: bool,

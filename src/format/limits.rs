@@ -24,6 +24,9 @@ pub const EXPECTATIONS: usize = 4_096;
 /// Consumers whose checkpoints one store keeps.
 pub const CONSUMERS: usize = 10_000;
 
+/// Positions that a subscription may be allowed to fall behind.
+pub const SUBSCRIPTION: u64 = 1 << 24;
+
 /// Bytes that events of this commit may stay in the staging buffer before producers wait, unless set otherwise.
 pub const STAGING: usize = 1 << 20;
 

@@ -36,6 +36,8 @@ pub(crate) struct Log {
     pub(crate) parts: Parts,
     /// The last position that readers see. Waiting consumers wait here.
     pub(crate) head: Gate,
+    /// Raised when nothing more will come, for those who do not wait for events.
+    pub(crate) end: Gate,
     durable: AtomicU64,
     pub(crate) state: Mutex<State>,
     pub(crate) side: Side,
@@ -73,6 +75,7 @@ impl Log {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.head.wake();
+        self.end.raise(1);
     }
 
     /// Lets another writer open the store, though readers here may still hold what they read.

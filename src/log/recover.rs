@@ -507,6 +507,7 @@ fn assemble(
         store,
         parts,
         head: Gate::new(head.get()),
+        end: Gate::new(0),
         durable: AtomicU64::new(durable.get()),
         state: Mutex::new(state),
         side,

@@ -76,6 +76,11 @@ impl Walk {
         self.next
     }
 
+    /// Whether the index finds the events, as far as the walk has come.
+    pub(crate) fn is_picking(&self) -> bool {
+        matches!(self.plan, Plan::Pick { .. })
+    }
+
     /// The next event when it is the very next frame, as it nearly always is: the inner loop of a replay. `None` says
     /// nothing; ask [`step`](Walk::step).
     #[inline]

@@ -23,7 +23,7 @@ use crate::log::recover::Recovery;
 use crate::log::terms::Filter;
 use crate::log::walk::{self, Step};
 use crate::log::{Log, parts::Part};
-use crate::sync::Owners;
+use crate::sync::{Crowd, Owners};
 use crate::writer::Writer;
 use crate::writer::commit::Commit;
 use crate::writer::staging::Patience;
@@ -68,11 +68,21 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     /// What several handles of one consumer name share in this process, by that name.
     pub(crate) shared: Mutex<HashMap<String, Weak<dyn Any + Send + Sync>>>,
+    /// The subscriptions that wait for events.
+    pub(crate) crowd: Crowd,
 }
 
 impl Inner {
     fn new(log: Arc<Log>, writer: Option<Writer>, recovery: Recovery, clock: Arc<dyn Clock>) -> Self {
-        Self { log, writer, recovery, owners: Owners::default(), clock, shared: Mutex::default() }
+        Self {
+            log,
+            writer,
+            recovery,
+            owners: Owners::default(),
+            clock,
+            shared: Mutex::default(),
+            crowd: Crowd::default(),
+        }
     }
 }
 

@@ -684,7 +684,22 @@ fn bench_prints_a_line_for_each_workload_with_the_fixed_fields() {
     };
     let lines = run(&scratch, &args("first", "os", &["--json"])).ends(0).objects();
     let workloads: Vec<_> = lines.iter().map(|line| line["workload"].as_str().unwrap()).collect();
-    assert_eq!(workloads, ["append", "append_blocking", "replay", "streams", "reopen", "tail_latency"]);
+    assert_eq!(
+        workloads,
+        [
+            "append",
+            "append_blocking",
+            "replay",
+            "streams",
+            "reopen",
+            "tail_latency",
+            "cursor",
+            "cursor_checkpoint",
+            "group",
+            "group_ordered",
+            "append_1000_subscribers"
+        ]
+    );
     let fixed = [
         "anon_mib",
         "disk_bytes_per_event",

@@ -23,6 +23,7 @@ mod recovery;
 mod replaced;
 #[cfg(feature = "sink-http")]
 mod sink_http;
+mod subscription;
 mod support;
 mod typed;
 mod writing;

@@ -30,6 +30,8 @@ Workloads, in the order they run in, and what one sample of p50, p99 and max is:
                    all events by a cursor that keeps its checkpoint after each batch; one batch of 256
   group            all events by the one member of a group, all of them done; one batch of 256
   group_ordered    all events by four members of a group that is ordered by stream; one batch of 256
+  append_1000_subscribers
+                   append, while a thousand subscriptions wait for events of a type that never comes; one call
 
 `anon_mib` is the anonymous memory of the process at the end of a workload, `disk_bytes_per_event` what the segments and
 index files hold once the store is closed, without the blank end of the newest segment. The store is left in DIR.";
@@ -88,6 +90,9 @@ pub(crate) struct Cat {
     /// Only streams of this category: the part of the name before the first `-`
     #[arg(long)]
     pub(crate) category: Option<String>,
+    /// Only streams that fit this pattern: parts separated by dots, `*` is any one part, `>` any one or more at the end
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) subject: Option<String>,
     /// Only this type; given several times: any of them
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) types: Vec<String>,
@@ -256,6 +261,8 @@ pub(crate) enum Workload {
     CursorCheckpoint,
     Group,
     GroupOrdered,
+    #[value(name = "append_1000_subscribers")]
+    Append1000Subscribers,
 }
 
 fn size() -> RangedU64ValueParser<u32> {

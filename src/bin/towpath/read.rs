@@ -100,6 +100,7 @@ fn reader(store: &Store, args: &Cat) -> Reader {
     let mut query = Query::new().types(args.types.iter()).tags(args.tags.iter());
     query = args.stream.iter().fold(query, |query, stream| query.stream(stream));
     query = args.category.iter().fold(query, |query, category| query.category(category));
+    query = args.subject.iter().fold(query, |query, pattern| query.subject(pattern));
     let mut reader = store.read(query);
     reader = match (args.from, args.reverse) {
         (Some(from), false) => reader.from(from),

@@ -4,6 +4,7 @@ mod consuming;
 mod disk;
 mod measure;
 mod reading;
+mod subscribers;
 mod tail;
 mod writing;
 
@@ -85,6 +86,7 @@ impl Plan<'_> {
             Workload::Group => consuming::group(store),
             Workload::GroupOrdered => consuming::group_ordered(store),
             Workload::TailLatency => tail::latency(self, store),
+            Workload::Append1000Subscribers => subscribers::append(self, store),
             Workload::Reopen => Err(Failure::new("reopening does not work on an open store")),
         }
     }
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn workloads_run_in_their_own_order() {
         assert_eq!(chosen(&[Workload::Reopen, Workload::Append]), [Workload::Append, Workload::Reopen]);
-        assert_eq!(chosen(&[]).len(), 10);
+        assert_eq!(chosen(&[]).len(), 11);
         assert_eq!(workload_name(Workload::TailLatency), "tail_latency");
     }
 }
