@@ -1,10 +1,12 @@
 //! Consumer groups: each event goes to one of the members, is settled by itself, and comes again until it is.
 
+mod choose;
 mod core;
 mod lanes;
 pub(crate) mod letter;
 mod member;
 mod parked;
+mod run;
 mod unwritten;
 
 pub use member::Member;

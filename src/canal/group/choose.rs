@@ -1,0 +1,257 @@
+//! Choosing what to hand out next, and burying what may not be handed out any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::canal::Reason;
+use crate::canal::batch::{Batch, Count};
+use crate::canal::group::OnFailure;
+use crate::canal::group::core::Core;
+use crate::canal::group::letter::{self, Fate};
+use crate::canal::group::run::{Held, Run, fetch};
+use crate::error::{Damage, Result};
+use crate::id::{Position, Timestamp};
+use crate::log::event::Event;
+use crate::log::parts::Part;
+use crate::log::walk::Step;
+use crate::store::Store;
+use crate::sync::guard;
+
+/// How many events may be passed because their key is busy or waits for a retry, before no more are looked at.
+pub(super) const LOOKAHEAD: usize = 65_536;
+
+/// What was chosen for a batch and is not claimed yet.
+pub(super) struct Chosen {
+    pub(super) claim: u64,
+    pub(super) batch: Batch,
+    pub(super) held: Vec<Held>,
+    /// Those among them that the ledger does not know.
+    pub(super) new: Vec<u64>,
+}
+
+impl Core {
+    /// Chooses what to hand out: first what came back, in the order of the log, then what is new.
+    pub(super) fn choose(&self, store: &Store, run: &mut Run, chosen: &mut Chosen, max: usize) -> Result<()> {
+        if self.settings.on_failure == OnFailure::Park {
+            run.parked.refresh(store, &self.name, &self.ledger)?;
+        }
+        while chosen.len() < max && !run.unwritten.is_full() {
+            let Some((position, key)) = run.lanes.first() else { break };
+            let alone = guard(&self.ledger).rows.get(position).is_some_and(|row| row.is_alone());
+            if alone && chosen.len() > 0 {
+                return Ok(());
+            }
+            self.choose_again(store, run, chosen, position, key)?;
+            if alone && chosen.len() > 0 {
+                return Ok(());
+            }
+            // What follows under the same key may go to the same member.
+            while let Some(key) = key.filter(|_| chosen.len() < max && !run.unwritten.is_full())
+                && let Some(position) = run.lanes.next_of(key, chosen.claim)
+                && !guard(&self.ledger).rows.get(position).is_some_and(|row| row.is_alone())
+            {
+                self.choose_again(store, run, chosen, position, Some(key))?;
+            }
+        }
+        let until = store.inner.log.head();
+        while chosen.len() < max && !run.unwritten.is_full() && run.passed < LOOKAHEAD {
+            let step = match run.walk.next_frame(until) {
+                Some((offset, len)) => Step::Event { offset, len, position: run.walk.next().previous() },
+                None => match run.walk.step(&store.inner.log, until)? {
+                    Some(step) => step,
+                    None => break,
+                },
+            };
+            match step {
+                Step::Event { offset, len, position } => self.choose_new(run, chosen, offset, len, position),
+                Step::Damaged(damage) => self.bury_damage(run, &damage),
+            }
+        }
+        Ok(())
+    }
+
+    /// One that waited: handed out again, or made a dead letter when it has had its attempts.
+    fn choose_again(
+        &self,
+        store: &Store,
+        run: &mut Run,
+        chosen: &mut Chosen,
+        position: u64,
+        key: Option<u64>,
+    ) -> Result<()> {
+        let Some(row) = guard(&self.ledger).rows.get(position).copied() else {
+            // New, and not recorded yet.
+            let waiting = run.unrecorded.contains(&position);
+            debug_assert!(waiting, "what waits is in the ledger or not recorded yet");
+            return self.choose_waiting(store, run, chosen, position, key);
+        };
+        let (history, handed_out) = {
+            let ledger = guard(&self.ledger);
+            (ledger.histories.get(&position).cloned(), ledger.handed_out(&row))
+        };
+        let found = fetch(store, position)?;
+        if row.attempts == 0 && history.is_none() {
+            run.passed = run.passed.saturating_sub(1);
+        }
+        let event = match &found {
+            Ok((part, offset, len)) => Ok(Event::borrowed(&part.segment, *offset, *len)),
+            Err(damage) => Err(damage),
+        };
+        let redriven = history.as_ref().is_some_and(|history| history.letter > 0);
+        let verdict = match &event {
+            Err(damage) => Some((Reason::Damaged, damage.to_string())),
+            Ok(event) => self.verdict(run, event, key, row.attempts, redriven).map(|reason| {
+                let last = history.as_ref().map(|history| history.why.as_str()).filter(|why| !why.is_empty());
+                let unanswered =
+                    "an attempt ended without an answer: its lease ran out, or its member or process ended";
+                let why = match reason {
+                    Reason::Attempts if row.claim > 0 => unanswered,
+                    Reason::Attempts => last.unwrap_or(unanswered),
+                    Reason::Parked => "it follows a dead letter under its order key",
+                    _ => "it waited for longer than the group allows",
+                };
+                (reason, why.to_owned())
+            }),
+        };
+        if let Some((reason, why)) = verdict {
+            let fate = Fate {
+                group: &self.name,
+                reason,
+                why: &why,
+                attempts: row.attempts,
+                handed_out: handed_out.unwrap_or_default(),
+                history: history.as_ref(),
+                now: run.now,
+                key: self.parking_key(key),
+            };
+            match &event {
+                Ok(event) => letter::write(&mut run.unwritten.letters, event, &fate),
+                Err(_) => letter::write_damage(&mut run.unwritten.letters, Position::new(position), 1, &fate),
+            }
+            run.parked.add(fate.key);
+            run.lanes.take(position, key);
+            run.unwritten.end(row.claim, position, run.now);
+            // The row leaves with the commit, which this pull makes before it looks again.
+            return Ok(());
+        }
+        let Ok((part, offset, len)) = &found else { return Ok(()) };
+        let count = Count { attempt: row.attempts + 1, first: handed_out.unwrap_or(run.now), order_key: key };
+        run.lanes.take(position, key);
+        chosen.add(run, part, *offset, *len, Held { position, key }, count);
+        Ok(())
+    }
+
+    /// One that was passed on the way and is not recorded yet.
+    fn choose_waiting(
+        &self,
+        store: &Store,
+        run: &mut Run,
+        chosen: &mut Chosen,
+        position: u64,
+        key: Option<u64>,
+    ) -> Result<()> {
+        run.lanes.take(position, key);
+        run.unrecorded.remove(&position);
+        run.passed = run.passed.saturating_sub(1);
+        match fetch(store, position)? {
+            Ok((part, offset, len)) => self.take_new(run, chosen, &part, offset, len, key),
+            Err(damage) => self.bury_damage(run, &damage),
+        }
+        Ok(())
+    }
+
+    fn choose_new(&self, run: &mut Run, chosen: &mut Chosen, offset: u64, len: u32, position: Position) {
+        let part = run.walk.part().clone();
+        let key = self.settings.order.key(&Event::borrowed(&part.segment, offset, len));
+        if let Some(busy) = key.filter(|key| !run.lanes.is_free(*key, chosen.claim)) {
+            run.lanes.put(position.get(), Some(busy), None);
+            run.unrecorded.insert(position.get());
+            run.passed += 1;
+            return;
+        }
+        self.take_new(run, chosen, &part, offset, len, key);
+    }
+
+    fn take_new(&self, run: &mut Run, chosen: &mut Chosen, part: &Part, offset: u64, len: u32, key: Option<u64>) {
+        let event = Event::borrowed(&part.segment, offset, len);
+        let position = event.position().get();
+        if let Some(reason) = self.verdict(run, &event, key, 0, false) {
+            let why = match reason {
+                Reason::Parked => "it follows a dead letter under its order key",
+                _ => "it waited for longer than the group allows",
+            };
+            let fate = Fate {
+                group: &self.name,
+                reason,
+                why,
+                attempts: 0,
+                handed_out: Timestamp::default(),
+                history: None,
+                now: run.now,
+                key: self.parking_key(key),
+            };
+            letter::write(&mut run.unwritten.letters, &event, &fate);
+            run.unwritten.passes_new = true;
+            run.parked.add(fate.key);
+            return;
+        }
+        let count = Count { attempt: 1, first: run.now, order_key: key };
+        chosen.new.push(position);
+        chosen.add(run, part, offset, len, Held { position, key }, count);
+    }
+
+    /// Why an event may not be handed out any more, if so.
+    fn verdict(&self, run: &Run, event: &Event<'_>, key: Option<u64>, attempts: u32, redriven: bool) -> Option<Reason> {
+        if attempts >= self.settings.retry.most_attempts() {
+            return Some(Reason::Attempts);
+        }
+        if redriven {
+            return None;
+        }
+        if key.is_some_and(|key| run.parked.contains(key)) {
+            return Some(Reason::Parked);
+        }
+        let most = self.settings.expire_after?;
+        let age = Duration::from_nanos(run.now.as_nanos().saturating_sub(event.time().as_nanos()));
+        (age > most).then_some(Reason::Expired)
+    }
+
+    /// A stretch of the log that nobody can read becomes one dead letter.
+    fn bury_damage(&self, run: &mut Run, damage: &Damage) {
+        let next = run.walk.next();
+        let lost = next.get().saturating_sub(damage.position.get()).max(1);
+        let why = damage.to_string();
+        let fate = Fate {
+            group: &self.name,
+            reason: Reason::Damaged,
+            why: &why,
+            attempts: 0,
+            handed_out: Timestamp::default(),
+            history: None,
+            now: run.now,
+            key: None,
+        };
+        letter::write_damage(&mut run.unwritten.letters, damage.position, lost, &fate);
+        run.unwritten.passes_new = true;
+    }
+
+    pub(super) fn parking_key(&self, key: Option<u64>) -> Option<u64> {
+        key.filter(|_| self.settings.on_failure == OnFailure::Park)
+    }
+}
+
+impl Chosen {
+    pub(super) fn new(consumer: Arc<str>, claim: u64) -> Self {
+        Self { claim, batch: Batch::new(Some(consumer), claim), held: Vec::new(), new: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn add(&mut self, run: &mut Run, part: &Part, offset: u64, len: u32, held: Held, count: Count) {
+        run.lanes.begin(held.key, self.claim);
+        self.batch.push_counted(&part.segment, offset, len, count);
+        self.held.push(held);
+    }
+}
