@@ -49,9 +49,11 @@ pub use log::recover::{Quarantined, Recovery};
 pub use reactor::{Reactor, Stop};
 #[cfg(feature = "sink-http")]
 pub use sink::http::HttpSink;
+pub use sink::cascade::{Cascade, Fall};
 pub use sink::memory::MemorySink;
 #[cfg(feature = "json")]
 pub use sink::record::{Fit, JsonRecord};
+pub use sink::stream::StreamSink;
 pub use sink::tally::{SinkCounts, Tally};
 pub use sink::{Refusal, RefusalKind, Sink};
 pub use store::{Options, Store};

@@ -1,12 +1,17 @@
 //! Sinks: where events go when they leave the store.
 
+<<<<<<< HEAD
 #[cfg(feature = "sink-http")]
 mod fields;
 #[cfg(feature = "sink-http")]
 pub(crate) mod http;
+=======
+pub(crate) mod cascade;
+>>>>>>> d2b9885 (Two sinks more: copies in a stream, and a cascade that hands on what was not taken)
 pub(crate) mod memory;
 #[cfg(feature = "json")]
 pub(crate) mod record;
+pub(crate) mod stream;
 pub(crate) mod tally;
 #[cfg(feature = "sink-http")]
 mod url;
@@ -139,7 +144,8 @@ impl Refusal {
         Self { taken, kind: RefusalKind::Refused, why: why.into() }
     }
 
-    /// Makes it one that may be taken later, and not before so long from now.
+    /// Makes it one that may be taken later, and not before so long from now. Zero asks for the records again at once, and
+    /// is no failure; a sink that asks so twice without having got further waits like any other.
     #[must_use]
     pub fn after(mut self, wait: Duration) -> Self {
         self.kind = RefusalKind::Again { after: Some(wait) };

@@ -97,6 +97,14 @@ impl<'a> View<'a> {
         revision(self.log, stream, self.head)
     }
 
+    /// Whether a commit with this idempotency key was written.
+    ///
+    /// # Errors
+    /// When a segment cannot be opened.
+    pub fn has_key(&self, key: &str) -> Result<bool> {
+        Ok(walk::latest(self.log, Kind::Key, key.as_bytes(), self.head)?.is_some())
+    }
+
     /// Reads events.
     pub fn read(&self, query: Query) -> Reader {
         Reader::new(self.log.clone(), Filter::Query(query), self.head)
