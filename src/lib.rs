@@ -11,6 +11,7 @@ mod clock;
 mod error;
 mod event;
 mod format;
+mod forward;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -42,6 +43,8 @@ pub use event::query::{Condition, Query};
 pub use event::upcast::{Encoded, Upcasters};
 pub use format::VERSION as FORMAT_VERSION;
 pub use format::limits;
+pub use forward::counters::{ForwardCounters, Watch};
+pub use forward::{Forwarded, Forwarder, OnRefusal};
 pub use id::{EventId, Position, Revision, StoreId, Timestamp};
 pub use log::event::Event;
 pub use log::reader::{Ended, Reader};

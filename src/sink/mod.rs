@@ -1,13 +1,10 @@
 //! Sinks: where events go when they leave the store.
 
-<<<<<<< HEAD
 #[cfg(feature = "sink-http")]
 mod fields;
 #[cfg(feature = "sink-http")]
 pub(crate) mod http;
-=======
 pub(crate) mod cascade;
->>>>>>> d2b9885 (Two sinks more: copies in a stream, and a cascade that hands on what was not taken)
 pub(crate) mod memory;
 #[cfg(feature = "json")]
 pub(crate) mod record;

@@ -27,11 +27,12 @@ const ON_THE_WAY: usize = 4096;
 /// ```
 /// # let dir = std::env::temp_dir().join(format!("towpath-stream-sink-{}", std::process::id()));
 /// # let _ = std::fs::remove_dir_all(&dir);
+/// # std::fs::create_dir(&dir).unwrap();
 /// use std::time::Duration;
 /// use towpath::{Forwarder, NewEvent, Query, Store, StreamSink};
 ///
 /// let (live, archive) = (Store::open(dir.join("live"))?, Store::open(dir.join("archive"))?);
-/// live.append("cart-1", NewEvent::new("opened", "")).unwrap();
+/// live.append("cart-1", NewEvent::new("opened", ""))?;
 /// let sink = StreamSink::new(&archive, "all-carts")?;
 /// Forwarder::new(live.cursor("archive").open()?, sink).turn(Duration::ZERO)?;
 /// assert_eq!(archive.read(Query::new().stream("all-carts")).count(), 1);
@@ -173,5 +174,37 @@ fn refusal(error: &Error) -> Refusal {
         // They are about this record, and will be as true tomorrow.
         Error::KeyReused { .. } | Error::TooLarge { .. } | Error::Invalid { .. } => Refusal::refused(0, why),
         _ => Refusal::again(0, why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::canal::Canal;
+    use crate::event::query::Query;
+
+    #[test]
+    fn a_copy_does_not_overtake_one_that_was_not_written() {
+        let dir = std::env::temp_dir().join(format!("towpath-overtake-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let receipt = store.append("s", NewEvent::new("t", "x")).unwrap();
+        let batch = store.follow().open().unwrap().pull_batch(1, Duration::ZERO).unwrap();
+        let records: Vec<Delivery<'_>> = batch.iter().collect();
+        let mut sink = StreamSink::new(&store, "copies").unwrap();
+
+        // As if the one before it were on its way, and failed.
+        sink.before = Some("never written".to_owned());
+        sink.write(&records).unwrap();
+        let refusal = sink.flush().unwrap_err();
+        assert!(!refusal.is_final() && refusal.taken == 0, "{refusal}");
+        assert_eq!(store.head(), receipt.last());
+
+        sink.write(&records).unwrap();
+        sink.flush().unwrap();
+        assert_eq!(store.read(Query::new().stream("copies")).count(), 1);
+        drop((store, sink));
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

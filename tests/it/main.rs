@@ -24,6 +24,7 @@ mod replaced;
 #[cfg(feature = "sink-http")]
 mod sink_http;
 mod subscription;
+mod sink;
 mod support;
 mod typed;
 mod writing;
