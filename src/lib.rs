@@ -50,9 +50,9 @@ pub use log::event::Event;
 pub use log::reader::{Ended, Reader};
 pub use log::recover::{Quarantined, Recovery};
 pub use reactor::{Reactor, Stop};
+pub use sink::cascade::{Cascade, Fall};
 #[cfg(feature = "sink-http")]
 pub use sink::http::HttpSink;
-pub use sink::cascade::{Cascade, Fall};
 pub use sink::memory::MemorySink;
 #[cfg(feature = "json")]
 pub use sink::record::{Fit, JsonRecord};

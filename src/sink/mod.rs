@@ -1,10 +1,10 @@
 //! Sinks: where events go when they leave the store.
 
+pub(crate) mod cascade;
 #[cfg(feature = "sink-http")]
 mod fields;
 #[cfg(feature = "sink-http")]
 pub(crate) mod http;
-pub(crate) mod cascade;
 pub(crate) mod memory;
 #[cfg(feature = "json")]
 pub(crate) mod record;

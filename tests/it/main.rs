@@ -21,10 +21,10 @@ mod reactor;
 mod reading;
 mod recovery;
 mod replaced;
+mod sink;
 #[cfg(feature = "sink-http")]
 mod sink_http;
 mod subscription;
-mod sink;
 mod support;
 mod typed;
 mod writing;
