@@ -56,6 +56,8 @@ pub use sink::http::HttpSink;
 pub use sink::memory::MemorySink;
 #[cfg(feature = "json")]
 pub use sink::record::{Fit, JsonRecord};
+#[cfg(feature = "sink-redis")]
+pub use sink::redis::RedisSink;
 pub use sink::stream::StreamSink;
 pub use sink::tally::{SinkCounts, Tally};
 pub use sink::{Refusal, RefusalKind, Sink};

@@ -6,8 +6,6 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use ureq::Agent;
 use ureq::http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
@@ -22,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::sink::fields::{Payload, chunk, each_field, plain, too_large};
 use crate::sink::record::{Fit, JsonRecord, base64};
 use crate::sink::tally::SinkCounts;
+use crate::sink::tls;
 use crate::sink::url::{self, Address};
 use crate::sink::{Refusal, Sink};
 
@@ -208,16 +207,7 @@ impl HttpSink {
     /// # Errors
     /// [`Error::Invalid`] when no certificate is in it, or a damaged one.
     pub fn root_certificates(mut self, pem: &[u8]) -> Result<Self> {
-        let bad = |why| Error::invalid("root certificates", "", why);
-        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let read = read.map_err(|_| bad("they are not PEM"))?;
-        let mut store = rustls::RootCertStore::empty();
-        for certificate in &read {
-            store.add(certificate.clone()).map_err(|_| bad("one of them is damaged"))?;
-        }
-        if read.is_empty() {
-            return Err(bad("there is none"));
-        }
+        let read = tls::roots(pem)?;
         self.roots = Some(read.iter().map(|der| Certificate::from_der(der).to_owned()).collect());
         Ok(self)
     }

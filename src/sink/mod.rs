@@ -1,16 +1,20 @@
 //! Sinks: where events go when they leave the store.
 
 pub(crate) mod cascade;
-#[cfg(feature = "sink-http")]
+#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
 mod fields;
 #[cfg(feature = "sink-http")]
 pub(crate) mod http;
 pub(crate) mod memory;
 #[cfg(feature = "json")]
 pub(crate) mod record;
+#[cfg(feature = "sink-redis")]
+pub(crate) mod redis;
 pub(crate) mod stream;
 pub(crate) mod tally;
-#[cfg(feature = "sink-http")]
+#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
+mod tls;
+#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
 mod url;
 
 use std::borrow::Cow;

@@ -24,6 +24,8 @@ mod replaced;
 mod sink;
 #[cfg(feature = "sink-http")]
 mod sink_http;
+#[cfg(feature = "sink-redis")]
+mod sink_redis;
 mod subscription;
 mod support;
 mod typed;

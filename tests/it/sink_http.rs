@@ -5,8 +5,9 @@ use std::time::Duration;
 use towpath::{Codec, Error, HttpSink, ManualClock, NewEvent, Refusal, RefusalKind, Sink, Timestamp};
 
 use crate::support::http_server::Answer::{Half, HalfAndSilence, Nonsense, Nothing, Silence, Status};
-use crate::support::http_server::{Asked, HttpServer, free_port, mute_listener};
+use crate::support::http_server::{Asked, HttpServer};
 use crate::support::records::{delivered, records, texts};
+use crate::support::servers::{free_port, mute_listener};
 
 /// Long enough for a server on loopback, and short enough to be waited for.
 const SHORT: Duration = Duration::from_millis(300);

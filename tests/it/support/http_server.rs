@@ -124,18 +124,6 @@ impl HttpServer {
     }
 }
 
-/// A port of loopback on which nobody listens.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A listener that accepts nothing: connections to it are made by the operating system, and nobody speaks.
-pub(crate) fn mute_listener() -> (TcpListener, u16) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    (listener, port)
-}
-
 /// Serves one connection to its end.
 fn serve<S: Read + Write>(connection: S, shared: &Shared) {
     let mut connection = BufReader::new(connection);
