@@ -28,6 +28,12 @@ const WHOLE: Duration = Duration::from_secs(30);
 /// Events of one transaction.
 const TRANSACTION: usize = 256;
 
+/// The smallest `proto-max-bulk-len` that a server can be given, in bytes.
+const SMALLEST_LIMIT: usize = 1 << 20;
+
+/// How long to wait for a server's word on a size.
+const PROBE: Duration = Duration::from_secs(1);
+
 /// How much of what the server said an error shows, in characters.
 const SHOWN: usize = 120;
 
@@ -78,10 +84,11 @@ pub struct RedisSink {
 #[derive(Debug)]
 enum Failed {
     Again(Cow<'static, str>),
-    /// The record at this place. `of_size`: of all records together, and fewer could fare better.
+    /// The same, because the connection ended.
+    Lost(Cow<'static, str>),
+    /// The record at this place.
     Refused {
         at: usize,
-        of_size: bool,
         why: Cow<'static, str>,
     },
 }
@@ -209,10 +216,15 @@ impl RedisSink {
         let mut commands = vec![redis::cmd("MULTI")];
         commands.extend(records.iter().map(|record| self.xadd(record)));
         commands.push(redis::cmd("EXEC"));
-        let mut answers = self.exchange(&commands)?;
+        let mut answers = self.exchange(&commands).map_err(|failed| match (failed, records) {
+            (Failed::Lost(_), [record]) if self.is_beyond_limit(record) => {
+                Failed::Refused { at: 0, why: "larger than the server's proto-max-bulk-len".into() }
+            }
+            (failed, _) => failed,
+        })?;
         // Why the server would not even queue one of them says more than that it then gave up all of them.
         if let Some(Value::ServerError(error)) = answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
-            return Err(told(error, 0, records.len()));
+            return Err(told(error, 0));
         }
         let added = match answers.pop() {
             Some(Value::Array(added)) if added.len() == records.len() => added,
@@ -221,7 +233,7 @@ impl RedisSink {
         for (at, answer) in added.iter().enumerate() {
             match answer {
                 Value::ServerError(error) if self.by_position && is_older(error) => self.is_there(at, &records[at])?,
-                Value::ServerError(error) => return Err(told(error, at, 1)),
+                Value::ServerError(error) => return Err(told(error, at)),
                 _ => {}
             }
         }
@@ -258,13 +270,31 @@ impl RedisSink {
         let answers = self.exchange(&[same, first])?;
         let mut entries = answers.into_iter().map(Entry::first_of);
         let (same, first) = (entries.next().flatten(), entries.next().flatten());
-        let refused = |why: &'static str| Err(Failed::Refused { at, of_size: false, why: why.into() });
+        let refused = |why: &'static str| Err(Failed::Refused { at, why: why.into() });
         match (same, first) {
             (Some(entry), _) if entry.event() == Some(&record.id().to_string()) => Ok(()),
             (Some(_), _) => refused("another event stands in the stream at its position"),
             (None, Some(first)) if first.is_by_position() && first.position() > Some(record.position().get()) => Ok(()),
             (None, _) => refused("the stream goes on behind its position without it, and its order cannot be kept"),
         }
+    }
+
+    /// Whether the server ended the connection because of this record's size. It says so, but what it said is lost with a
+    /// connection that it ends before it has read everything. So it is asked again, with the size alone.
+    fn is_beyond_limit(&mut self, record: &Delivery<'_>) -> bool {
+        let size = Payload::of(record, self.most_bytes).bytes.len();
+        if size < SMALLEST_LIMIT {
+            return false;
+        }
+        let patience = self.whole.min(PROBE);
+        let answer = self.connected().and_then(|connection| {
+            connection.send_packed_command(format!("*2\r\n$4\r\nECHO\r\n${size}\r\n").as_bytes())?;
+            connection.set_read_timeout(Some(patience))?;
+            connection.recv_response()
+        });
+        // It may still wait for so many bytes.
+        self.connection = None;
+        matches!(answer, Ok(Value::ServerError(error)) if is_protocol_error(&error))
     }
 
     /// Sends commands and waits for all answers. A server that says that a command is an error has answered.
@@ -281,22 +311,26 @@ impl RedisSink {
                 let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
                 connection.set_read_timeout(Some(left))?;
                 let answer = connection.recv_response()?;
-                // The server ends the connection after this.
-                let over = matches!(&answer, Value::ServerError(error) if is_protocol_error(error));
-                answers.push(answer);
-                if over {
-                    break;
+                if matches!(&answer, Value::ServerError(error) if is_protocol_error(error)) {
+                    // The server ends the connection with this. What it said before is why: that it wants a password, say.
+                    if answers.iter().any(|answer| matches!(answer, Value::ServerError(_))) {
+                        break;
+                    }
+                    return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into());
                 }
+                answers.push(answer);
             }
             Ok(answers)
         });
-        let over = |answers: &Vec<Value>| answers.len() < commands.len();
-        if answers.as_ref().map_or(true, over) {
+        if answers.as_ref().map_or(true, |answers| answers.len() < commands.len()) {
             // Answers may still be on their way, and must not be taken for those to later commands.
             self.connection = None;
             self.doubtful |= self.unflushed > 0;
         }
-        answers.map_err(|error| Failed::Again(self.shown(&error).into()))
+        answers.map_err(|error| match error.is_io_error() && !error.is_timeout() {
+            true => Failed::Lost(self.shown(&error).into()),
+            false => Failed::Again(self.shown(&error).into()),
+        })
     }
 
     fn connected(&mut self) -> Result<&mut Connection, RedisError> {
@@ -344,21 +378,18 @@ impl Sink for RedisSink {
 
     fn write(&mut self, records: &[Delivery<'_>]) -> Result<(), Refusal> {
         let mut taken = 0;
-        let mut most = TRANSACTION;
         while taken < records.len() {
-            let count = chunk(&records[taken..], most);
+            let count = chunk(&records[taken..], TRANSACTION);
             match self.add(&records[taken..taken + count]) {
                 Ok(()) => {
                     taken += count;
                     self.unflushed += count;
                 }
-                // One of them is too large for the server; in smaller transactions it will be found out which.
-                Err(Failed::Refused { of_size: true, .. }) if count > 1 => most = count / 2,
-                Err(Failed::Refused { at, why, .. }) => {
+                Err(Failed::Refused { at, why }) => {
                     self.unflushed += at;
                     return Err(Refusal::refused(taken + at, why));
                 }
-                Err(Failed::Again(why)) => return Err(Refusal::again(taken, why)),
+                Err(Failed::Again(why) | Failed::Lost(why)) => return Err(Refusal::again(taken, why)),
             }
         }
         Ok(())
@@ -392,7 +423,7 @@ impl Sink for RedisSink {
                 }
                 _ => Ok(()),
             },
-            Err(Failed::Again(why) | Failed::Refused { why, .. }) => again(why),
+            Err(Failed::Again(why) | Failed::Lost(why) | Failed::Refused { why, .. }) => again(why),
         }
     }
 
@@ -446,14 +477,12 @@ impl Entry {
     }
 }
 
-/// What the server's error means for the record at this place, of so many that it speaks of.
-fn told(error: &ServerError, at: usize, of: usize) -> Failed {
+/// What the server's error means for the record at this place.
+fn told(error: &ServerError, at: usize) -> Failed {
     let why = said(error);
-    let of_size = is_protocol_error(error);
-    if of_size || matches!(error.code(), "WRONGTYPE" | "NOPERM") {
-        Failed::Refused { at, of_size: of_size && of > 1, why }
-    } else {
-        Failed::Again(why)
+    match error.code() {
+        "WRONGTYPE" | "NOPERM" => Failed::Refused { at, why },
+        _ => Failed::Again(why),
     }
 }
 

@@ -217,6 +217,11 @@ fn a_record_that_the_server_cannot_take_is_refused_and_those_before_it_are_taken
     let mut sink = sink(&server);
     let refusal = sink.write(&records(&batch)).unwrap_err();
     assert!(refusal.is_final() && refusal.taken == 2, "{refusal}");
+    assert!(refusal.why.contains("proto-max-bulk-len"), "{refusal}");
+    // What is known of it does not hang on what the server could still say before it ended the connection.
+    for _ in 0..20 {
+        assert_eq!(sink.write(&records(&batch)[2..3]).unwrap_err(), refusal.clone().at(0));
+    }
     sink.write(&records(&batch)[3..]).unwrap();
     assert_eq!(server.payloads("events"), ["a", "b", "c", "d"]);
 
