@@ -1,11 +1,14 @@
 //! What can be said on the command line.
 
+pub(crate) mod consuming;
+
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use towpath::{Expected, Position, Revision, Timestamp, limits};
 
+use crate::args::consuming::{ConsumersVerb, DeadVerb, Pending};
 use crate::template::Template;
 use crate::time;
 
@@ -68,6 +71,14 @@ pub(crate) enum Verb {
     Import(Import),
     /// Print all events, as objects, in the order of the log
     Export(Export),
+    /// List consumers, and set where they go on
+    #[command(subcommand)]
+    Consumers(ConsumersVerb),
+    /// List the deliveries of a group that are not settled
+    Pending(Pending),
+    /// List dead letters, export them, have them handled again, drop them
+    #[command(subcommand)]
+    Dead(DeadVerb),
     /// Check every byte of a store
     Verify(StoreDir),
     /// Measure this machine with a fresh store
@@ -117,6 +128,9 @@ pub(crate) struct Cat {
 pub(crate) struct Tail {
     /// The store's directory
     pub(crate) dir: PathBuf,
+    /// Only this stream; streams that begin with $ show up only when named here
+    #[arg(long)]
+    pub(crate) stream: Option<String>,
     /// So many of the last events
     #[arg(short = 'n', value_name = "N", default_value_t = 10)]
     pub(crate) count: u64,

@@ -6,11 +6,15 @@
 mod append;
 mod args;
 mod bench;
+mod consumers;
+mod dead;
 mod failure;
 mod import;
 mod info;
 mod out;
+mod pending;
 mod read;
+mod row;
 mod show;
 mod template;
 mod time;
@@ -32,6 +36,13 @@ pub(crate) enum Answer {
     Good,
     /// Damage, rejected rows: told on the way.
     NotGood,
+}
+
+impl Answer {
+    /// Good when both are.
+    pub(crate) fn and(self, other: Answer) -> Answer {
+        if self == Answer::Good { other } else { self }
+    }
 }
 
 fn main() -> ExitCode {
@@ -59,6 +70,9 @@ fn run(args: Args) -> failure::Result<Answer> {
         Verb::Append(append) => append::run(&append, &mut out),
         Verb::Import(import) => import::run(&import, &mut out),
         Verb::Export(export) => read::export(&export, &mut out),
+        Verb::Consumers(verb) => consumers::run(&verb, &mut out),
+        Verb::Pending(pending) => pending::run(&pending, &mut out),
+        Verb::Dead(verb) => dead::run(&verb, &mut out),
         Verb::Verify(store) => verify::run(&store, &mut out),
         Verb::Bench(bench) => bench::run(&bench, &mut out),
     }?;

@@ -47,11 +47,12 @@ pub(crate) fn export(args: &Export, out: &mut Out) -> Result<Answer> {
 pub(crate) fn tail(args: &Tail, out: &mut Out) -> Result<Answer> {
     let store = Store::open_read_only(&args.dir)?;
     let head = store.head();
-    let answer = match nth_from_end(&store, head, args.count) {
-        Some(first) => print_all(store.read(Query::new()).from(first).until(head), out)?,
+    let query = args.stream.iter().fold(Query::new(), |query, stream| query.stream(stream));
+    let answer = match nth_from_end(&store, &query, head, args.count) {
+        Some(first) => print_all(store.read(query.clone()).from(first).until(head), out)?,
         None => Answer::Good,
     };
-    if args.follow { follow(&store, head.next(), out) } else { Ok(answer) }
+    if args.follow { follow(&store, query, head.next(), out) } else { Ok(answer) }
 }
 
 pub(crate) fn get(args: &Get, out: &mut Out) -> Result<Answer> {
@@ -133,7 +134,7 @@ fn print(event: &Event<'_>, out: &mut Out) -> Result<()> {
     if out.is_json() { out.line(&show::object(event)?) } else { out.line(&show::line(event)) }
 }
 
-fn tell(damage: &Damage) -> Answer {
+pub(crate) fn tell(damage: &Damage) -> Answer {
     complain(&damage.to_string());
     Answer::NotGood
 }
@@ -144,9 +145,9 @@ fn tell_all(damage: &[Damage]) -> Answer {
 }
 
 /// Where the last `count` events up to `head` begin; none when there are none. Holds no event.
-fn nth_from_end(store: &Store, head: Position, count: u64) -> Option<Position> {
+fn nth_from_end(store: &Store, query: &Query, head: Position, count: u64) -> Option<Position> {
     let mut first = None;
-    let mut back = store.read(Query::new()).until(head).backwards().limit(count);
+    let mut back = store.read(query.clone()).until(head).backwards().limit(count);
     while let Some(item) = back.next_borrowed() {
         // Damage is told when the same stretch is printed.
         first = item.ok().map(|event| event.position()).or(first);
@@ -155,8 +156,8 @@ fn nth_from_end(store: &Store, head: Position, count: u64) -> Option<Position> {
 }
 
 /// Prints what comes until interrupted. Damage that does not pass ends it.
-fn follow(store: &Store, next: Position, out: &mut Out) -> Result<Answer> {
-    let mut cursor = store.follow().start(Start::At(next)).open()?;
+fn follow(store: &Store, query: Query, next: Position, out: &mut Out) -> Result<Answer> {
+    let mut cursor = store.follow().filter(query).start(Start::At(next)).open()?;
     let mut met: Option<Damage> = None;
     loop {
         out.flush()?;

@@ -56,12 +56,12 @@ pub(crate) fn safe(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-fn drives_a_terminal(c: char) -> bool {
+pub(crate) fn drives_a_terminal(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-fn payload_text(event: &Event<'_>) -> String {
+pub(crate) fn payload_text(event: &Event<'_>) -> String {
     let bytes = event.payload().len();
     match JsonRecord::payload(event) {
         Some(json) => json,
