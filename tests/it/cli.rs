@@ -15,14 +15,14 @@ use towpath::{Canal, Codec, Commit, Event, NewEvent, Position, Query, Store, Tim
 use crate::support::{Scratch, child, files};
 
 /// The store of a test lies in the directory that the commands run in.
-const STORE: &str = "orders.towpath";
+pub(crate) const STORE: &str = "orders.towpath";
 
 /// What a run came to.
 #[derive(Debug)]
-struct Ran {
-    status: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) status: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
@@ -44,7 +44,7 @@ impl Ran {
     }
 
     #[track_caller]
-    fn ends(self, status: i32) -> Self {
+    pub(crate) fn ends(self, status: i32) -> Self {
         if let Some(fault) = self.fault(status) {
             panic!("{fault}");
         }
@@ -53,7 +53,7 @@ impl Ran {
 
     /// Ends with one sentence that has these words in it.
     #[track_caller]
-    fn says(self, status: i32, words: &str) -> Self {
+    pub(crate) fn says(self, status: i32, words: &str) -> Self {
         let ran = self.ends(status);
         assert!(ran.err.contains(words), "no {words:?} in {:?}", ran.err);
         ran
@@ -61,13 +61,13 @@ impl Ran {
 
     /// Each line of the output as a JSON object.
     #[track_caller]
-    fn objects(&self) -> Vec<Value> {
+    pub(crate) fn objects(&self) -> Vec<Value> {
         let object = |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object);
         self.out.lines().map(|line| object(line).unwrap_or_else(|| panic!("not an object: {line}"))).collect()
     }
 
     #[track_caller]
-    fn object(&self) -> Value {
+    pub(crate) fn object(&self) -> Value {
         let mut objects = self.objects();
         assert_eq!(objects.len(), 1, "{}", self.out);
         objects.remove(0)
@@ -75,19 +75,19 @@ impl Ran {
 
     /// The number in one field of all objects.
     #[track_caller]
-    fn numbers(&self, field: &str) -> Vec<u64> {
+    pub(crate) fn numbers(&self, field: &str) -> Vec<u64> {
         self.objects().iter().map(|object| object[field].as_u64().unwrap()).collect()
     }
 }
 
-fn command(scratch: &Scratch, args: &[&str]) -> Command {
+pub(crate) fn command(scratch: &Scratch, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_towpath"));
     // A backtrace must not show up even where somebody wants all of them.
     command.args(args).current_dir(scratch.path()).env("RUST_BACKTRACE", "1").stdin(Stdio::null());
     command
 }
 
-fn run(scratch: &Scratch, args: &[&str]) -> Ran {
+pub(crate) fn run(scratch: &Scratch, args: &[&str]) -> Ran {
     let output = command(scratch, args).output().unwrap();
     Ran::of(output.status, &output.stdout, &output.stderr)
 }
@@ -111,7 +111,7 @@ fn gzip(content: &[u8]) -> Vec<u8> {
 }
 
 /// The names in an object, in the order of the alphabet.
-fn names(object: &Value) -> Vec<&str> {
+pub(crate) fn names(object: &Value) -> Vec<&str> {
     let mut names: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
     names.sort_unstable();
     names

@@ -4,6 +4,11 @@ mod broken;
 mod canal_contract;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod cli_consumers;
+#[cfg(feature = "cli")]
+#[rustfmt::skip]
+mod cli_replayed;
 mod clock;
 mod cursor;
 mod damage;

@@ -159,8 +159,8 @@ impl Counts {
             out.object(&Row { name: group, action, done, moved, passed_over, impossible })?;
         } else {
             let what = match (action, done) {
-                (Action::Redrive, false) => "would be handled again",
-                (Action::Redrive, true) => "to be handled again when the group next runs",
+                (Action::Redrive, false) => "would be redriven, to be handled when the group next runs",
+                (Action::Redrive, true) => "redriven, to be handled when the group next runs",
                 (Action::Drop, false) => "would be dropped",
                 (Action::Drop, true) => "dropped",
             };
