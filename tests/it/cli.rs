@@ -277,10 +277,13 @@ fn cat_and_export_have_the_fixed_fields() {
 fn cat_prints_what_was_asked_for() {
     let scratch = Scratch::new();
     store_of_five(&scratch);
-    let asked: [(&[&str], &[u64]); 20] = [
+    let asked: [(&[&str], &[u64]); 23] = [
         (&["--stream", "cart-1"], &[1, 3, 5]),
         (&["--category", "cart"], &[1, 2, 3, 5]),
         (&["--category", "cart-1"], &[]),
+        (&["--subject", "*"], &[1, 2, 3, 4, 5]),
+        (&["--subject", "cart-1"], &[1, 3, 5]),
+        (&["--subject", "cart-1.*"], &[]),
         (&["--type", "opened", "--type", "paid"], &[1, 2, 4]),
         (&["--tag", "shop:7"], &[1, 2, 4]),
         (&["--tag", "shop:7", "--tag", "new"], &[2]),
