@@ -17,6 +17,7 @@ pub struct Batch {
     items: Vec<Item>,
     /// What a group knows of each item; empty for canals that hand out everything in one order and count nothing.
     counts: Vec<Count>,
+    canal: u64,
     claim: u64,
     skipped: u64,
 }
@@ -49,8 +50,8 @@ pub struct Delivery<'a> {
 }
 
 impl Batch {
-    pub(crate) fn new(consumer: Option<Arc<str>>, claim: u64) -> Self {
-        Self { consumer, claim, ..Self::default() }
+    pub(crate) fn new(consumer: Option<Arc<str>>, canal: u64, claim: u64) -> Self {
+        Self { consumer, canal, claim, ..Self::default() }
     }
 
     /// How many deliveries it has.
@@ -106,7 +107,7 @@ impl Batch {
         let item = self.items[at];
         let event = Event::borrowed(&self.segments[item.segment as usize], item.offset, item.len);
         Delivery {
-            token: Token { claim: self.claim, place: event.position().get() },
+            token: Token { canal: self.canal, claim: self.claim, place: event.position().get() },
             event,
             count: self.counts.get(at).copied(),
             consumer: self.consumer.as_deref().map(Cow::Borrowed),

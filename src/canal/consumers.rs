@@ -142,10 +142,12 @@ impl Store {
                 return Err(Error::Expired { asked: position, oldest });
             }
             let scanned = position.previous();
-            self.write_record(&Control::Reset { group: consumer.to_owned(), scanned })?;
-        } else {
-            self.set_checkpoint(consumer, position)?.wait()?;
+            return self.with_group(consumer, |group| match group {
+                Some(group) => group.seek(scanned),
+                None => self.write_record(&Control::Reset { group: consumer.to_owned(), scanned }),
+            });
         }
+        self.set_checkpoint(consumer, position)?.wait()?;
         self.inner.owners.tell(consumer, position.get());
         // It may be waiting for events.
         self.inner.log.head.wake();
@@ -193,6 +195,14 @@ impl Store {
         let mut commit = Commit::new();
         commit.control(&Control::Checkpoint { name: name.to_owned(), next });
         self.writer()?.submit(&commit, Patience::Wait)
+    }
+
+    /// Writes down that dead letters are handed out again.
+    pub(crate) fn write_redriven(&self, group: &str, redriven: Vec<(u64, Position)>) -> Result<()> {
+        if redriven.is_empty() {
+            return Ok(());
+        }
+        self.write_record(&Control::Letters { group: group.to_owned(), redriven, dropped: Vec::new() })
     }
 
     /// Writes one control record and waits until it is written.

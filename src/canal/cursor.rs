@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::canal;
 use crate::canal::batch::Batch;
 use crate::canal::feed::{self, Feed};
 use crate::canal::{Canal, Promises, Settlement, Start, Token, Transact};
@@ -50,6 +51,8 @@ pub struct Cursor {
     not_before: Option<Instant>,
     /// The name, for deliveries.
     name: Option<Arc<str>>,
+    /// Its number, for its tokens.
+    number: u64,
 }
 
 impl Store {
@@ -122,6 +125,7 @@ impl CursorBuilder {
             unanswered: None,
             not_before: None,
             name: self.name.map(Into::into),
+            number: canal::number(),
         })
     }
 }
@@ -187,6 +191,17 @@ impl Cursor {
         Error::NotPromised { canal: "cursor", what }
     }
 
+    /// Positions of other canals mean nothing here.
+    fn check_own(&self, tokens: &[Token]) -> Result<()> {
+        match tokens.iter().find(|token| token.canal != self.number) {
+            None => Ok(()),
+            Some(token) => {
+                let (position, why) = (Position::new(token.place), "another canal handed it out");
+                Err(Error::NotHeld { name: self.name(), position, why })
+            }
+        }
+    }
+
     fn go_to(&mut self, next: Position) -> Result<()> {
         self.feed.go_to(&self.store.inner.log, next)?;
         self.handed_out = next.previous();
@@ -215,7 +230,7 @@ impl Cursor {
 
     /// What is there now, without waiting.
     fn take(&mut self, max: usize) -> Result<Batch> {
-        let mut batch = Batch::new(self.name.clone(), 0);
+        let mut batch = Batch::new(self.name.clone(), self.number, 0);
         let until = self.store.inner.log.head();
         if let Some(last) = self.feed.take(&self.store.inner.log, until, max, &mut batch)? {
             self.handed_out = last;
@@ -264,9 +279,11 @@ impl Canal for Cursor {
     /// again, `Retry` not before its time. Attempts are not counted, and nothing becomes a dead letter.
     fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()> {
         let position = Position::new(token.place);
+        self.check_own(&[token])?;
         if let Settlement::Done = settlement {
             return self.acknowledge(position);
         }
+        self.notice_seek()?;
         if position > self.handed_out {
             return Err(Error::NotDelivered { name: self.name(), asked: position, last: self.handed_out });
         }
@@ -283,6 +300,7 @@ impl Canal for Cursor {
     }
 
     fn settle_all(&mut self, tokens: &[Token]) -> Result<()> {
+        self.check_own(tokens)?;
         let last = tokens.iter().map(|token| token.place).max();
         last.map_or(Ok(()), |last| self.acknowledge(Position::new(last)))
     }
@@ -311,6 +329,7 @@ impl Canal for Cursor {
 impl Transact for Cursor {
     fn commit_and_settle(&mut self, commit: &mut Commit, done: &[Token]) -> Result<Receipt> {
         self.notice_seek()?;
+        self.check_own(done)?;
         let Some(owned) = &self.owned else { return Err(self.not_promised("progress that is kept")) };
         let position = done.iter().map(|token| Position::new(token.place)).max().unwrap_or(self.checkpoint.previous());
         if position > self.handed_out {

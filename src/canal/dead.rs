@@ -116,28 +116,19 @@ impl DeadLetters {
     /// [`Error::ReadOnly`], and what an append can fail with. What was moved before the error stays moved.
     pub fn redrive<'a>(&self, letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<Moved> {
         self.store.writer()?.check_may_wait()?;
-        let group = self.store.open_group(&self.group);
-        // What is settled and not written yet may be one of them.
-        group.iter().try_for_each(|group| group.flush())?;
-        let ledger = self.ledger()?;
-        let mut moved = Moved::default();
-        let mut redriven: Vec<(u64, Position)> = Vec::new();
+        let (mut moved, mut chosen) = (Moved::default(), Vec::new());
         for letter in letters {
             let (number, source) = (letter.number().get(), letter.source_position());
-            let is_known = |ledger: &Ledger| ledger.gone.contains(number) || ledger.rows.get(source.get()).is_some();
             if self.check_is_ours(letter).is_err() || letter.head.lost.is_some() || source < self.store.oldest() {
                 moved.impossible += 1;
-            } else if is_known(&guard(&ledger)) || redriven.iter().any(|(_, position)| *position == source) {
-                moved.passed_over += 1;
             } else {
-                redriven.push((number, source));
-                moved.moved += 1;
+                chosen.push((number, source));
             }
-            if redriven.len() == AT_ONCE {
-                self.write_redriven(std::mem::take(&mut redriven))?;
+            if chosen.len() == AT_ONCE {
+                self.redrive_some(&std::mem::take(&mut chosen), &mut moved)?;
             }
         }
-        self.write_redriven(redriven)?;
+        self.redrive_some(&chosen, &mut moved)?;
         Ok(moved)
     }
 
@@ -171,14 +162,19 @@ impl DeadLetters {
         Ok(moved)
     }
 
-    fn write_redriven(&self, redriven: Vec<(u64, Position)>) -> Result<()> {
-        if redriven.is_empty() {
-            return Ok(());
-        }
-        let positions: Vec<Position> = redriven.iter().map(|(_, position)| *position).collect();
-        let record = Control::Letters { group: self.group.clone(), redriven, dropped: Vec::new() };
-        self.store.write_record(&record)?;
-        self.tell(&positions)
+    fn redrive_some(&self, letters: &[(u64, Position)], moved: &mut Moved) -> Result<()> {
+        let redriven = self.store.with_group(&self.group, |group| match group {
+            Some(group) => group.redrive(letters),
+            None => {
+                let ledger = self.ledger()?;
+                let fresh = guard(&ledger).redrivable(letters);
+                let count = fresh.len() as u64;
+                self.store.write_redriven(&self.group, fresh).map(|()| count)
+            }
+        })?;
+        moved.moved += redriven;
+        moved.passed_over += letters.len() as u64 - redriven;
+        Ok(())
     }
 
     fn write_dropped(&self, mut dropped: Vec<u64>) -> Result<()> {
@@ -188,12 +184,7 @@ impl DeadLetters {
         dropped.sort_unstable();
         let record = Control::Letters { group: self.group.clone(), redriven: Vec::new(), dropped };
         self.store.write_record(&record)?;
-        self.tell(&[])
-    }
-
-    /// Tells the group, if it is open.
-    fn tell(&self, redriven: &[Position]) -> Result<()> {
-        self.store.open_group(&self.group).map_or(Ok(()), |group| group.letters_changed(redriven))
+        self.store.open_group(&self.group).map_or(Ok(()), |group| group.letters_dropped())
     }
 
     fn check_is_ours(&self, letter: &DeadLetter) -> Result<()> {

@@ -10,6 +10,7 @@ pub(crate) mod group;
 pub(crate) mod retry;
 pub(crate) mod subscription;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::canal::batch::Batch;
@@ -179,9 +180,17 @@ pub struct Promises {
 /// Names a delivery to the canal that made it. What is inside is the canal's own business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token {
+    /// Which canal made it: a number of its own in this process.
+    pub(crate) canal: u64,
     /// Which hand-out it was: the fencing token of its claim.
     pub(crate) claim: u64,
     pub(crate) place: u64,
+}
+
+/// A number for a canal, by which it knows its tokens.
+pub(crate) fn number() -> u64 {
+    static NUMBERS: AtomicU64 = AtomicU64::new(1);
+    NUMBERS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Where a consumer begins when it has no checkpoint yet.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::canal;
 use crate::canal::batch::Batch;
 use crate::canal::feed::{self, Feed};
 use crate::canal::{Canal, Promises, Settlement, Token};
@@ -84,6 +85,8 @@ pub struct Subscription {
     seen: Position,
     /// Positions that were passed over and not told yet.
     skipped: u64,
+    /// Its number, for its tokens.
+    number: u64,
 }
 
 impl Store {
@@ -128,6 +131,7 @@ impl SubscriptionBuilder {
             handed_out: head,
             seen: head,
             skipped: 0,
+            number: canal::number(),
         })
     }
 }
@@ -148,7 +152,7 @@ impl Subscription {
 
     /// What is there up to the head, without waiting.
     fn take(&mut self, head: Position, max: usize) -> Result<Batch> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(None, self.number, 0);
         let last = self.feed.take(&self.store.inner.log, head, max, &mut batch)?;
         self.handed_out = last.unwrap_or(self.handed_out);
         self.next = if batch.len() < max && !self.feed.has_pending() {
@@ -233,6 +237,10 @@ impl Canal for Subscription {
     /// `Done` of what was handed out is accepted and does nothing.
     fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()> {
         let asked = Position::new(token.place);
+        if token.canal != self.number {
+            let (name, why) = ("(subscription)".to_owned(), "another canal handed it out");
+            return Err(Error::NotHeld { name, position: asked, why });
+        }
         if asked > self.handed_out {
             return Err(Error::NotDelivered { name: "(subscription)".to_owned(), asked, last: self.handed_out });
         }

@@ -68,7 +68,7 @@ fn settle(canal: &mut impl Canal, batch: &Batch, position: u64, what: Settlement
 }
 
 fn is_refused(settled: Result<()>) -> bool {
-    matches!(settled, Err(Error::NotDelivered { .. }))
+    matches!(settled, Err(Error::NotDelivered { .. } | Error::NotHeld { .. }))
 }
 
 fn positions(batch: &Batch) -> Vec<u64> {

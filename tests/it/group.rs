@@ -217,7 +217,9 @@ fn many_that_wait_for_their_time_do_not_hold_up_new_ones() {
     let dir = Scratch::new();
     let timed = Timed::open(&dir);
     let mut commit = towpath::Commit::new();
-    (0..35_000).for_each(|_| drop(commit.event("cart-1", NewEvent::new("added", "")).len()));
+    for _ in 0..35_000 {
+        commit.event("cart-1", NewEvent::new("added", ""));
+    }
     timed.store.commit(&commit).unwrap();
     timed.store.commit(&commit).unwrap();
     let group = timed.store.group("mail").max_in_flight(u32::MAX).open().unwrap();
@@ -286,7 +288,14 @@ fn settling_twice_or_what_is_unknown_is_told_and_changes_nothing() {
     assert!(matches!(member.extend(token, SECOND).unwrap_err(), Error::NotHeld { .. }));
     let mut other = store.group("audit").open().unwrap().member().unwrap();
     assert!(matches!(other.settle(token, Settlement::Done).unwrap_err(), Error::NotHeld { .. }));
-    assert_eq!((positions(&pull(&mut member, 9)), positions(&pull(&mut other, 9))), (vec![2], vec![1, 2]));
+    let (mine, others) = (pull(&mut member, 9), pull(&mut other, 9));
+    assert_eq!((positions(&mine), positions(&others)), (vec![2], vec![1, 2]));
+    // The same event, handed out by the same number of its claim, elsewhere.
+    let mut third = store.group("third").open().unwrap().member().unwrap();
+    let foreign = pull(&mut third, 9).last().unwrap();
+    assert!(matches!(other.settle(foreign, Settlement::Done).unwrap_err(), Error::NotHeld { .. }));
+    assert!(matches!(other.commit_and_settle(&mut towpath::Commit::new(), &[foreign]), Err(Error::NotHeld { .. })));
+    assert_eq!((group.in_flight(), store.unsettled("audit").unwrap().len()), (1, 2));
     assert_eq!(store.dead_letters("mail").unwrap().iter().unwrap().count(), 0);
 }
 
@@ -405,4 +414,80 @@ fn a_commit_and_its_settlements_are_written_both_or_neither() {
     member.commit_and_settle(&mut commit, &tokens[1..]).unwrap();
     assert_eq!((store.read(Query::new().stream("sent-1")).count(), group.in_flight()), (2, 0));
     assert_eq!(store.unsettled("mail").unwrap(), []);
+}
+
+/// G12: a lease that was extended does not let its delivery overtake the one before it, whose lease ran out.
+#[test]
+fn what_follows_a_delivery_that_is_taken_away_is_taken_away_with_it() {
+    let dir = Scratch::new();
+    let timed = Timed::open(&dir);
+    fill(&timed.store, 7);
+    let group = timed.store.group("mail").order(Order::Stream).lease(10 * SECOND).open().unwrap();
+    let (mut one, mut two) = (group.member().unwrap(), group.member().unwrap());
+    let batch = pull(&mut one, 7);
+    assert_eq!(positions(&batch), [1, 2, 3, 4, 5, 6, 7]);
+    for position in [4, 2] {
+        let delivery = batch.iter().find(|delivery| delivery.position().get() == position).unwrap();
+        one.extend(delivery.token(), 60 * SECOND).unwrap();
+    }
+    timed.pass(10 * SECOND);
+    assert_eq!((positions(&pull(&mut two, 9)), group.in_flight()), (vec![1], 2), "2 was extended, and its key goes on");
+    let four = batch.iter().nth(3).unwrap().token();
+    assert!(matches!(one.settle(four, Settlement::Done).unwrap_err(), Error::NotHeld { .. }), "4 overtook 1");
+    settle(&mut one, &batch, 2, Settlement::Done);
+}
+
+/// L4, G2: a group that is moved back while a dead letter ahead of it is redriven comes to that event once.
+#[test]
+fn an_event_ahead_that_is_redriven_is_not_handed_out_twice() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 6);
+    let group = store.group("mail").open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 9);
+    settle(&mut member, &batch, 5, reject("no"));
+    settle(&mut member, &batch, 1, Settlement::Done);
+    store.seek("mail", Position::new(3)).unwrap();
+    assert!(matches!(member.settle(batch.last().unwrap(), Settlement::Done).unwrap_err(), Error::NotHeld { .. }));
+    let dead = store.dead_letters("mail").unwrap();
+    let letters: Vec<_> = dead.iter().unwrap().map(Result::unwrap).collect();
+    assert_eq!(letters.len(), 1, "what was decided before is kept");
+    assert_eq!(dead.redrive(&letters).unwrap().moved, 1);
+    let batch = pull(&mut member, 9);
+    assert_eq!((positions(&batch), group.in_flight()), (vec![5, 3, 4, 6], 4));
+    all_done(&mut member, &batch);
+    member.flush().unwrap();
+    assert_eq!((pull(&mut member, 9).len(), group.in_flight(), dead.iter().unwrap().count()), (0, 0, 0));
+}
+
+/// D4: two at once redrive the same dead letters, and each source is handed out once.
+#[test]
+fn dead_letters_that_two_redrive_at_once_are_handed_out_once() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 60);
+    let group = store.group("mail").order(Order::Stream).open().unwrap();
+    let mut member = group.member().unwrap();
+    for delivery in &pull(&mut member, 100) {
+        member.settle(delivery.token(), reject("no")).unwrap();
+    }
+    member.flush().unwrap();
+    let dead = store.dead_letters("mail").unwrap();
+    let letters: Vec<_> = dead.iter().unwrap().map(Result::unwrap).collect();
+    let moved: u64 = std::thread::scope(|scope| {
+        let redrive = || letters.iter().map(|letter| dead.redrive([letter]).unwrap().moved).sum::<u64>();
+        let two = [scope.spawn(redrive), scope.spawn(redrive)];
+        let mut came = Vec::new();
+        while came.len() < 60 {
+            let batch = member.pull_batch(7, Duration::from_millis(1)).unwrap();
+            came.extend(positions(&batch));
+            all_done(&mut member, &batch);
+        }
+        came.sort_unstable();
+        assert!(came.iter().copied().eq(1..=60), "{came:?}");
+        two.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    member.flush().unwrap();
+    assert_eq!((moved, pull(&mut member, 9).len(), dead.iter().unwrap().count(), group.lag()), (60, 0, 0, 0));
 }

@@ -313,7 +313,7 @@ fn there_is_nothing_to_settle_and_what_is_not_promised_is_refused() {
         subscription.settle(first, Settlement::Done).unwrap();
     }
     match subscription.settle(beyond, Settlement::Done) {
-        Err(Error::NotDelivered { asked, last, .. }) => assert_eq!((asked.get(), last.get()), (5, 2)),
+        Err(Error::NotHeld { position, .. }) => assert_eq!(position.get(), 5),
         other => panic!("{other:?}"),
     }
     for refused in [

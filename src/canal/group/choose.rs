@@ -1,6 +1,5 @@
 //! Choosing what to hand out next, and burying what may not be handed out any more.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::canal::Reason;
@@ -54,6 +53,8 @@ impl Core {
             }
         }
         let until = store.inner.log.head();
+        // Redriven dead letters may stand before the events that the group comes to, when it was moved back.
+        let known_ahead = guard(&self.ledger).rows.last().is_some_and(|last| last > run.looked().get());
         while chosen.len() < max && !run.unwritten.is_full() && run.passed < LOOKAHEAD {
             let step = match run.walk.next_frame(until) {
                 Some((offset, len)) => Step::Event { offset, len, position: run.walk.next().previous() },
@@ -63,8 +64,13 @@ impl Core {
                 },
             };
             match step {
+                Step::Event { position, .. }
+                    if known_ahead && guard(&self.ledger).rows.get(position.get()).is_some() => {}
                 Step::Event { offset, len, position } => self.choose_new(run, chosen, offset, len, position),
-                Step::Damaged(damage) => self.bury_damage(run, &damage),
+                Step::Damaged(damage) => {
+                    let lost = run.walk.next().get().saturating_sub(damage.position.get()).max(1);
+                    self.bury_damage(run, damage.position, lost, &damage);
+                }
             }
         }
         Ok(())
@@ -150,12 +156,13 @@ impl Core {
         position: u64,
         key: Option<u64>,
     ) -> Result<()> {
+        let found = fetch(store, position)?;
         run.lanes.take(position, key);
         run.unrecorded.remove(&position);
         run.passed = run.passed.saturating_sub(1);
-        match fetch(store, position)? {
+        match found {
             Ok((part, offset, len)) => self.take_new(run, chosen, &part, offset, len, key),
-            Err(damage) => self.bury_damage(run, &damage),
+            Err(damage) => self.bury_damage(run, Position::new(position), 1, &damage),
         }
         Ok(())
     }
@@ -217,9 +224,7 @@ impl Core {
     }
 
     /// A stretch of the log that nobody can read becomes one dead letter.
-    fn bury_damage(&self, run: &mut Run, damage: &Damage) {
-        let next = run.walk.next();
-        let lost = next.get().saturating_sub(damage.position.get()).max(1);
+    fn bury_damage(&self, run: &mut Run, position: Position, lost: u64, damage: &Damage) {
         let why = damage.to_string();
         let fate = Fate {
             group: &self.name,
@@ -231,7 +236,7 @@ impl Core {
             now: run.now,
             key: None,
         };
-        letter::write_damage(&mut run.unwritten.letters, damage.position, lost, &fate);
+        letter::write_damage(&mut run.unwritten.letters, position, lost, &fate);
         run.unwritten.passes_new = true;
     }
 
@@ -241,8 +246,9 @@ impl Core {
 }
 
 impl Chosen {
-    pub(super) fn new(consumer: Arc<str>, claim: u64) -> Self {
-        Self { claim, batch: Batch::new(Some(consumer), claim), held: Vec::new(), new: Vec::new() }
+    pub(super) fn new(core: &Core, claim: u64) -> Self {
+        let batch = Batch::new(Some(core.name.clone()), core.number, claim);
+        Self { claim, batch, held: Vec::new(), new: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::canal;
 use crate::canal::batch::Batch;
 use crate::canal::group::Settings;
 use crate::canal::group::choose::{Chosen, LOOKAHEAD};
 use crate::canal::group::letter::{self, Fate};
-use crate::canal::group::run::{Claim, Held, Run, SETTLED_BEFORE, TAKEN_AWAY, fetch, key_of, later};
+use crate::canal::group::run::{Claim, Held, OF_ANOTHER, Run, SETTLED_BEFORE, TAKEN_AWAY, fetch, key_of, later};
+use crate::canal::group::unwritten::Unwritten;
 use crate::canal::{Reason, Settlement, Token};
 use crate::error::{Error, Result};
 use crate::format::control::{Claimed, Control, Failed, Settled};
@@ -25,7 +27,7 @@ use crate::store::Store;
 use crate::sync::{Owned, Told, guard};
 use crate::writer::commit::Commit;
 use crate::writer::staging::Patience;
-use crate::writer::ticket::Receipt;
+use crate::writer::ticket::{Receipt, Ticket};
 
 /// After so many positions without anything to hand out, the group records how far it has looked.
 const UNRECORDED: u64 = 16_384;
@@ -34,6 +36,8 @@ const UNRECORDED: u64 = 16_384;
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) name: Arc<str>,
+    /// Its number, for its tokens.
+    pub(super) number: u64,
     pub(super) settings: Settings,
     pub(super) ledger: Arc<Mutex<Ledger>>,
     run: Mutex<Run>,
@@ -67,6 +71,7 @@ impl Core {
         let name = owned.name().into();
         Ok(Self {
             name,
+            number: canal::number(),
             settings,
             ledger,
             run: Mutex::new(run),
@@ -169,13 +174,14 @@ impl Core {
             self.submit(store, &mut run)?;
             run.answers(true)?;
         }
+        self.submit_again(store, &mut run)?;
         let now = run.now;
         run.lanes.pass(now);
         let paused = guard(&self.ledger).paused;
         let room = self.settings.max_in_flight.saturating_sub(run.in_flight) as usize;
         let max = max.min(room).min(runs::MOST);
         loop {
-            let mut chosen = Chosen::new(self.name.clone(), guard(&self.ledger).claims + 1);
+            let mut chosen = Chosen::new(self, guard(&self.ledger).claims + 1);
             if max > 0 && !paused {
                 let chosen_well = self.choose(store, &mut run, &mut chosen, max);
                 if let Err(error) = chosen_well {
@@ -259,12 +265,13 @@ impl Core {
     }
 
     fn record_progress(&self, store: &Store, run: &mut Run) -> Result<()> {
-        let chosen = Chosen::new(self.name.clone(), 0);
+        let chosen = Chosen::new(self, 0);
         self.hand_out(store, run, 0, chosen).map(drop)
     }
 
     /// Sends what was decided on its way, without waiting for it.
     fn submit(&self, store: &Store, run: &mut Run) -> Result<()> {
+        self.submit_again(store, run)?;
         if run.unwritten.is_empty() {
             return Ok(());
         }
@@ -272,8 +279,7 @@ impl Core {
             return self.record_progress(store, run);
         }
         let mut unwritten = std::mem::take(&mut run.unwritten);
-        let commit = unwritten.commit(&self.name, None);
-        match store.writer().and_then(|writer| writer.submit(&commit, Patience::Wait)) {
+        match self.send(store, &mut unwritten) {
             Ok(ticket) => {
                 run.sent.push_back((ticket, unwritten));
                 Ok(())
@@ -283,6 +289,25 @@ impl Core {
                 Err(error)
             }
         }
+    }
+
+    /// Sends what could not be written the last time.
+    fn submit_again(&self, store: &Store, run: &mut Run) -> Result<()> {
+        while let Some(mut unwritten) = run.again.pop_front() {
+            match self.send(store, &mut unwritten) {
+                Ok(ticket) => run.sent.push_back((ticket, unwritten)),
+                Err(error) => {
+                    run.again.push_front(unwritten);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, store: &Store, unwritten: &mut Unwritten) -> Result<Ticket> {
+        let commit = unwritten.commit(&self.name, None);
+        store.writer()?.submit(&commit, Patience::Wait)
     }
 
     pub(super) fn settle(&self, store: &Store, token: Token, settlement: Settlement) -> Result<()> {
@@ -321,7 +346,7 @@ impl Core {
     fn settle_one(&self, store: &Store, run: &mut Run, token: Token, settlement: Settlement) -> Result<()> {
         let mut ledger = guard(&self.ledger);
         run.expire(&mut ledger);
-        let held = run.held(&self.name, &ledger, token)?;
+        let held = self.held(run, &ledger, token)?;
         let now = run.now;
         let row = *ledger.rows.get(held.position).ok_or_else(|| self.not_held(token, SETTLED_BEFORE))?;
         let settlement = match settlement {
@@ -398,12 +423,14 @@ impl Core {
             let mut ledger = guard(&self.ledger);
             run.expire(&mut ledger);
             for token in tokens {
-                let held = run.held(&self.name, &ledger, *token);
-                let held = held.inspect_err(|_| {
-                    ledger.set_committing(all.iter().map(|(_, held): &(u64, Held)| held.position), false)
-                })?;
-                // Nobody may take it away or settle it while it is on its way.
-                ledger.set_committing([held.position], true);
+                let held = match self.held(&run, &ledger, *token) {
+                    Ok(held) => held,
+                    Err(error) => {
+                        run.end_committing(&all);
+                        return Err(error);
+                    }
+                };
+                run.committing.insert(held.position, token.claim);
                 all.push((token.claim, held));
                 let new = Settled { claim: token.claim, time: run.now, ..Settled::default() };
                 records.entry(token.claim).or_insert(new).ended.push(held.position);
@@ -417,11 +444,10 @@ impl Core {
         let records: Vec<Control> = records.into_values().map(record).collect();
         let written = store.commit_with(commit, &records);
         let mut run = guard(&self.run);
+        run.end_committing(&all);
         if written.is_ok() {
             all.iter().for_each(|(claim, held)| run.forget(*claim, *held));
             run.parked.set_stale();
-        } else {
-            guard(&self.ledger).set_committing(all.iter().map(|(_, held)| held.position), false);
         }
         drop(run);
         self.tell(store);
@@ -432,7 +458,7 @@ impl Core {
         let mut run = self.lock(store)?;
         let mut ledger = guard(&self.ledger);
         run.expire(&mut ledger);
-        let held = run.held(&self.name, &ledger, token)?;
+        let held = self.held(&run, &ledger, token)?;
         let until = later(run.now, lease);
         let Some(claim) = run.claims.get(&token.claim) else { return Err(self.not_held(token, TAKEN_AWAY)) };
         let of_claim = claim.deadline;
@@ -445,22 +471,66 @@ impl Core {
     /// Waits until everything that was decided is written.
     pub(super) fn flush(&self, store: &Store) -> Result<()> {
         let mut run = self.lock(store)?;
-        run.answers(false)?;
-        self.submit(store, &mut run)?;
-        run.answers(true)
+        self.settle_down(store, &mut run)
     }
 
-    /// Takes in dead letters that were handed out again or dropped.
-    pub(super) fn letters_changed(&self, store: &Store, redriven: &[Position]) -> Result<()> {
+    /// Writes down that the group goes on elsewhere, with nobody handing out in between, who would go on from where it was.
+    pub(super) fn seek(&self, store: &Store, scanned: Position) -> Result<()> {
         let mut run = self.lock(store)?;
-        run.parked.set_stale();
-        for position in redriven {
-            let key = key_of(store, &self.settings, position.get())?;
-            run.lanes.put(position.get(), key, None);
-        }
+        self.settle_down(store, &mut run)?;
+        store.write_record(&Control::Reset { group: self.name.to_string(), scanned })?;
+        // Whoever takes the lock next begins anew.
+        store.inner.owners.tell(&self.name, scanned.next().get());
         drop(run);
         self.tell(store);
         Ok(())
+    }
+
+    /// Hands the sources of dead letters out again, those that are not on their way or gone, and says how many they are.
+    pub(super) fn redrive(&self, store: &Store, letters: &[(u64, Position)]) -> Result<u64> {
+        let mut run = self.lock(store)?;
+        // What is settled and not written yet may be one of them.
+        self.settle_down(store, &mut run)?;
+        let fresh = guard(&self.ledger).redrivable(letters);
+        let key = |(_, position): &(u64, Position)| key_of(store, &self.settings, position.get());
+        let keys: Vec<Option<u64>> = fresh.iter().map(key).collect::<Result<_>>()?;
+        let positions: Vec<u64> = fresh.iter().map(|(_, position)| position.get()).collect();
+        store.write_redriven(&self.name, fresh)?;
+        run.parked.set_stale();
+        positions.iter().zip(keys).for_each(|(position, key)| run.lanes.put(*position, key, None));
+        drop(run);
+        self.tell(store);
+        Ok(positions.len() as u64)
+    }
+
+    /// Takes in that dead letters were dropped.
+    pub(super) fn letters_dropped(&self, store: &Store) -> Result<()> {
+        self.lock(store)?.parked.set_stale();
+        self.tell(store);
+        Ok(())
+    }
+
+    /// Writes everything that was decided, and waits for it.
+    fn settle_down(&self, store: &Store, run: &mut Run) -> Result<()> {
+        run.answers(false)?;
+        self.submit(store, run)?;
+        run.answers(true)
+    }
+
+    /// The delivery that a token names, if it is held still.
+    fn held(&self, run: &Run, ledger: &Ledger, token: Token) -> Result<Held> {
+        let not_held = |why| Err(self.not_held(token, why));
+        if token.canal != self.number {
+            return not_held(OF_ANOTHER);
+        }
+        let Some(row) = ledger.rows.get(token.place) else { return not_held(SETTLED_BEFORE) };
+        let Some(claim) = run.claims.get(&token.claim).filter(|_| row.claim == token.claim) else {
+            return not_held(TAKEN_AWAY);
+        };
+        match claim.held.binary_search_by_key(&token.place, |held| held.position) {
+            Ok(at) if row.is_held() && !run.is_committing(token.claim, token.place) => Ok(claim.held[at]),
+            _ => not_held(SETTLED_BEFORE),
+        }
     }
 
     fn not_held(&self, token: Token, why: &'static str) -> Error {

@@ -147,6 +147,18 @@ impl Store {
         GroupBuilder { store: self.clone(), name: name.into(), settings }
     }
 
+    /// Does something to a group that nobody may open meanwhile. `None`: it is not open in this process.
+    pub(crate) fn with_group<T>(&self, name: &str, act: impl FnOnce(Option<&Group>) -> Result<T>) -> Result<T> {
+        // Within a rule the lock may never come.
+        self.writer()?.check_may_wait()?;
+        let shared = guard(&self.inner.shared);
+        let core = shared.get(name).and_then(Weak::upgrade).and_then(|core| core.downcast::<Core>().ok());
+        let group = core.map(|core| Group { store: self.clone(), core });
+        let done = act(group.as_ref());
+        drop(shared);
+        done
+    }
+
     /// The group of this name, if it is open in this process.
     pub(crate) fn open_group(&self, name: &str) -> Option<Group> {
         let shared = guard(&self.inner.shared).get(name).and_then(Weak::upgrade)?;
@@ -330,14 +342,19 @@ impl Group {
         self.core.tell(&self.store);
     }
 
-    /// Takes in dead letters that were handed out again or dropped.
-    pub(crate) fn letters_changed(&self, redriven: &[Position]) -> Result<()> {
-        self.core.letters_changed(&self.store, redriven)
+    /// Goes on behind another position.
+    pub(crate) fn seek(&self, scanned: Position) -> Result<()> {
+        self.core.seek(&self.store, scanned)
     }
 
-    /// Waits until everything that was settled is written.
-    pub(crate) fn flush(&self) -> Result<()> {
-        self.core.flush(&self.store)
+    /// Hands the sources of dead letters out again, and says how many.
+    pub(crate) fn redrive(&self, letters: &[(u64, Position)]) -> Result<u64> {
+        self.core.redrive(&self.store, letters)
+    }
+
+    /// Takes in that dead letters were dropped.
+    pub(crate) fn letters_dropped(&self) -> Result<()> {
+        self.core.letters_dropped(&self.store)
     }
 }
 

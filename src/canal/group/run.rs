@@ -1,10 +1,9 @@
 //! What of an open group is of this process: who holds what until when, what waits, what was decided and is on its way.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::canal::Token;
 use crate::canal::group::choose::Chosen;
 use crate::canal::group::lanes::Lanes;
 use crate::canal::group::parked::Parked;
@@ -26,6 +25,7 @@ use crate::writer::ticket::Ticket;
 const COMMITTING: Duration = Duration::from_secs(1);
 
 pub(super) const SETTLED_BEFORE: &str = "it is settled already, or was never handed out";
+pub(super) const OF_ANOTHER: &str = "another canal handed it out";
 pub(super) const TAKEN_AWAY: &str = "its lease ran out, or it was given back";
 
 /// Behind one lock, which all members share.
@@ -37,6 +37,9 @@ pub(super) struct Run {
     pub(super) deadlines: BTreeSet<(Timestamp, u64)>,
     /// Leases of single deliveries that end later than their claim's.
     pub(super) extended: HashMap<u64, Timestamp>,
+    /// Deliveries that are settled in a commit which is on its way, each with the claim that holds it. Nobody may take them
+    /// away or settle them meanwhile.
+    pub(super) committing: HashMap<u64, u64>,
     pub(super) in_flight: u32,
     /// How many were passed on the way and never handed out.
     pub(super) passed: usize,
@@ -44,6 +47,9 @@ pub(super) struct Run {
     pub(super) unrecorded: BTreeSet<u64>,
     pub(super) unwritten: Unwritten,
     pub(super) sent: VecDeque<(Ticket, Unwritten)>,
+    /// What was sent and could not be written. Sent again as it was: with what came since it might grow too large to ever
+    /// be written.
+    pub(super) again: VecDeque<Unwritten>,
     pub(super) parked: Parked,
     pub(super) members: u32,
     pub(super) next_member: u64,
@@ -98,11 +104,13 @@ impl Run {
             claims: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             extended: HashMap::new(),
+            committing: HashMap::new(),
             in_flight: 0,
             passed,
             unrecorded: BTreeSet::new(),
             unwritten: Unwritten::default(),
             sent: VecDeque::new(),
+            again: VecDeque::new(),
             parked: Parked::unread(settings.on_failure == OnFailure::Park),
             members: 0,
             next_member: 0,
@@ -125,7 +133,7 @@ impl Run {
                 None => {
                     let Some((ticket, unwritten)) = self.sent.pop_front() else { return Ok(()) };
                     if let Err(error) = ticket.wait() {
-                        self.unwritten.put_back(unwritten);
+                        self.again.push_back(unwritten);
                         return Err(error);
                     }
                     continue;
@@ -133,24 +141,11 @@ impl Run {
             };
             let Some((_, unwritten)) = self.sent.pop_front() else { return Ok(()) };
             if let Err(error) = answer {
-                self.unwritten.put_back(unwritten);
+                self.again.push_back(unwritten);
                 return Err(error);
             }
         }
         Ok(())
-    }
-
-    /// The delivery that a token names, if it is held still.
-    pub(super) fn held(&self, name: &str, ledger: &Ledger, token: Token) -> Result<Held> {
-        let not_held = |why| Err(Error::NotHeld { name: name.to_owned(), position: Position::new(token.place), why });
-        let Some(row) = ledger.rows.get(token.place) else { return not_held(SETTLED_BEFORE) };
-        let Some(claim) = self.claims.get(&token.claim).filter(|_| row.claim == token.claim) else {
-            return not_held(if token.claim == 0 || token.claim > ledger.claims { SETTLED_BEFORE } else { TAKEN_AWAY });
-        };
-        match claim.held.binary_search_by_key(&token.place, |held| held.position) {
-            Ok(at) if row.is_held() && !row.is_committing() => Ok(claim.held[at]),
-            _ => not_held(SETTLED_BEFORE),
-        }
     }
 
     /// Takes away what is held beyond its lease.
@@ -168,22 +163,30 @@ impl Run {
         self.deadlines.remove(&(claim.deadline, id));
         let mut kept = Vec::new();
         let mut deadline = None;
+        // Order keys of which something is taken away: what follows under them goes, too, or it would overtake.
+        let mut keys = HashSet::new();
         for held in claim.held {
-            let Some(row) = ledger.rows.get_mut(held.position).filter(|row| row.claim == id) else { continue };
-            let extended =
-                self.extended.get(&held.position).copied().filter(|until| at.is_some_and(|now| *until > now));
-            // What is on its way in a commit is looked at again a little later.
-            let until = if row.is_committing() { Some(later(self.now, COMMITTING)) } else { extended };
-            if !row.is_held() {
+            // Asked first: what is committed may have left the ledger already, and counts as held until its commit is
+            // answered. It is looked at again a little later.
+            let until = if self.is_committing(id, held.position) {
+                Some(later(self.now, COMMITTING))
+            } else if ledger.rows.get(held.position).is_some_and(|row| row.claim == id && row.is_held()) {
+                let extended = self.extended.get(&held.position).copied();
+                let overtakes = held.key.is_some_and(|key| keys.contains(&key));
+                extended.filter(|until| !overtakes && at.is_some_and(|now| *until > now))
+            } else {
                 continue;
-            }
+            };
             if let Some(until) = until {
                 deadline = Some(deadline.map_or(until, |deadline: Timestamp| deadline.min(until)));
                 kept.push(held);
                 continue;
             }
-            row.set_held(false);
-            row.set_alone(true);
+            if let Some(row) = ledger.rows.get_mut(held.position) {
+                row.set_held(false);
+                row.set_alone(true);
+            }
+            keys.extend(held.key);
             self.extended.remove(&held.position);
             self.in_flight -= 1;
             self.lanes.finish(held.key);
@@ -193,6 +196,19 @@ impl Run {
             self.deadlines.insert((deadline, id));
             let left = kept.len();
             self.claims.insert(id, Claim { deadline, held: kept, left, ..claim });
+        }
+    }
+
+    pub(super) fn is_committing(&self, claim: u64, position: u64) -> bool {
+        self.committing.get(&position) == Some(&claim)
+    }
+
+    /// The commit of these is answered.
+    pub(super) fn end_committing(&mut self, all: &[(u64, Held)]) {
+        for (claim, held) in all {
+            if self.is_committing(*claim, held.position) {
+                self.committing.remove(&held.position);
+            }
         }
     }
 
@@ -228,7 +244,10 @@ impl Run {
     pub(super) fn pull_back(&mut self, ledger: &mut Ledger, id: u64, before: Held) {
         let (Some(key), Some(claim)) = (before.key, self.claims.get(&id)) else { return };
         let follows = |held: &&Held| held.key == Some(key) && held.position > before.position;
-        let is_held = |held: &Held| ledger.rows.get(held.position).is_some_and(|row| row.claim == id && row.is_held());
+        let is_held = |held: &Held| {
+            ledger.rows.get(held.position).is_some_and(|row| row.claim == id && row.is_held())
+                && !self.is_committing(id, held.position)
+        };
         let following: Vec<Held> = claim.held.iter().filter(follows).copied().filter(is_held).collect();
         for held in following {
             self.unwritten.release(id, held.position, self.now);
@@ -242,6 +261,7 @@ impl Run {
     pub(super) fn must_be_written(&self) -> bool {
         self.parked.is_stale()
             || self.unwritten.gives_back()
+            || self.again.iter().any(Unwritten::gives_back)
             || self.sent.iter().any(|(_, unwritten)| unwritten.gives_back())
     }
 
@@ -262,8 +282,11 @@ impl Run {
     }
 }
 
+/// The part, offset and length of an event, or the damage in its place.
+pub(super) type Found = std::result::Result<(Arc<Part>, u64, u32), Damage>;
+
 /// Where an event stands, or the damage in its place.
-pub(super) fn fetch(store: &Store, position: u64) -> Result<std::result::Result<(Arc<Part>, u64, u32), Damage>> {
+pub(super) fn fetch(store: &Store, position: u64) -> Result<Found> {
     match walk::at(&store.inner.log, Position::new(position))? {
         Some((part, Step::Event { offset, len, .. })) => Ok(Ok((part, offset, len))),
         Some((_, Step::Damaged(damage))) => Ok(Err(*damage)),

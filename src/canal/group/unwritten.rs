@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::format::control::{Claimed, Control, Failed, Settled};
+use crate::format::runs;
 use crate::id::Timestamp;
 use crate::writer::commit::Commit;
 
@@ -65,7 +66,13 @@ impl Unwritten {
             settled.released.sort_unstable();
             commit.control(&Control::Settled { group: group.to_owned(), settled: settled.clone() });
         }
-        if let Some(claim) = claimed {
+        if let Some(mut claim) = claimed {
+            // After failed writes more may wait than one record can name.
+            for held in claim.held.chunks(runs::MOST).skip(1) {
+                let held = Claimed { claim: 0, held: held.to_vec(), taken: Vec::new(), ..claim };
+                commit.control(&Control::Claimed { group: group.to_owned(), claim: held });
+            }
+            claim.held.truncate(runs::MOST);
             commit.control(&Control::Claimed { group: group.to_owned(), claim });
         }
         commit

@@ -4,7 +4,7 @@
 pub(crate) mod ranges;
 pub(crate) mod rows;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::format::control::{Claimed, Control, History, Row as StoredRow, Settled, Standing};
 use crate::format::definition::Definition;
@@ -142,13 +142,13 @@ impl Ledger {
         }
     }
 
-    /// Whether these are settled in a commit that is on its way.
-    pub(crate) fn set_committing(&mut self, positions: impl IntoIterator<Item = u64>, committing: bool) {
-        for position in positions {
-            if let Some(row) = self.rows.get_mut(position) {
-                row.set_committing(committing);
-            }
-        }
+    /// Those of these dead letters that can be handed out again: neither gone nor on their way.
+    pub(crate) fn redrivable(&self, letters: &[(u64, Position)]) -> Vec<(u64, Position)> {
+        let mut sources = HashSet::new();
+        let is_fresh = |(letter, position): &&(u64, Position)| {
+            !self.gone.contains(*letter) && self.rows.get(position.get()).is_none() && sources.insert(*position)
+        };
+        letters.iter().filter(is_fresh).copied().collect()
     }
 
     /// Hands dead letters out again, and forgets others.
@@ -243,8 +243,11 @@ mod tests {
         Claimed { claim, time, scanned: Position::new(scanned), taken: taken.to_vec(), held: held.to_vec() }
     }
 
+    /// Rows, histories, dead letters that are gone.
+    type Shown = (Vec<(u64, u64, u32)>, Vec<(u64, History)>, Vec<(u64, u64)>);
+
     /// What it is made of, in an order.
-    fn shown(ledger: &Ledger) -> (Vec<(u64, u64, u32)>, Vec<(u64, History)>, Vec<(u64, u64)>) {
+    fn shown(ledger: &Ledger) -> Shown {
         let rows = ledger.rows.iter().map(|row| (row.position, row.claim, row.attempts)).collect();
         let mut histories: Vec<_> = ledger.histories.clone().into_iter().collect();
         histories.sort_by_key(|(position, _)| *position);

@@ -21,9 +21,6 @@ const HELD: u32 = 2;
 /// To be handed out alone: an attempt at it ended without an answer, and nothing else may be blamed for the next.
 const ALONE: u32 = 4;
 
-/// Held, and settled in a commit that is on its way.
-const COMMITTING: u32 = 8;
-
 /// Rows in the order of their positions. New ones come at the end, and old ones leave near the front; a row that leaves the
 /// middle only gets a mark, until half of them have one.
 #[derive(Clone, Debug, Default)]
@@ -53,14 +50,6 @@ impl Row {
         self.mark(ALONE, alone);
     }
 
-    pub(crate) fn is_committing(&self) -> bool {
-        self.marks & COMMITTING != 0
-    }
-
-    pub(crate) fn set_committing(&mut self, committing: bool) {
-        self.mark(COMMITTING, committing);
-    }
-
     fn mark(&mut self, mark: u32, on: bool) {
         self.marks = if on { self.marks | mark } else { self.marks & !mark };
     }
@@ -81,6 +70,11 @@ impl Rows {
 
     pub(crate) fn first(&self) -> Option<u64> {
         self.rows.front().map(|row| row.position)
+    }
+
+    /// The highest position, of those that are gone perhaps.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.rows.back().map(|row| row.position)
     }
 
     pub(crate) fn get(&self, position: u64) -> Option<&Row> {
