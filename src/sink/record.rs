@@ -15,9 +15,8 @@ const DEPTH: u32 = 100;
 
 /// Writes events as JSON objects, each on one line without an end.
 ///
-/// The fields, in this order, of which those in brackets stand only where there is something to say: `position`, `stream`,
-/// `revision`, `type`, `time` (RFC 3339, UTC, nine digits), `tags` (array), `headers` (object), [`occurred`], [`id`],
-/// [`correlation`], [`causation`], [`key`], and then the payload.
+/// The fields, in this order: `position`, `stream`, `revision`, `type`, `time` (RFC 3339, UTC, nine digits), `tags` (array),
+/// `headers` (object); where there is something to say, `occurred`, `id`, `correlation`, `causation`, `key`; and then the payload.
 ///
 /// | payload | field |
 /// | --- | --- |
