@@ -51,6 +51,8 @@ pub use log::reader::{Ended, Reader};
 pub use log::recover::{Quarantined, Recovery};
 pub use reactor::{Reactor, Stop};
 pub use sink::cascade::{Cascade, Fall};
+#[cfg(feature = "sink-file")]
+pub use sink::file::FileSink;
 #[cfg(feature = "sink-http")]
 pub use sink::http::HttpSink;
 pub use sink::memory::MemorySink;
