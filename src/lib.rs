@@ -49,10 +49,13 @@ pub use id::{EventId, Position, Revision, StoreId, Timestamp};
 pub use log::event::Event;
 pub use log::reader::{Ended, Reader};
 pub use log::recover::{Quarantined, Recovery};
-pub use reactor::{Reactor, Stop};
+pub use reactor::Reactor;
+pub use reactor::failure::Failure;
+pub use reactor::handler::Handler;
+pub use reactor::notice::{Notice, Turn};
+pub use reactor::spawned::Handle;
+pub use reactor::stop::Stop;
 pub use sink::cascade::{Cascade, Fall};
-#[cfg(feature = "sink-file")]
-pub use sink::file::FileSink;
 #[cfg(feature = "sink-http")]
 pub use sink::http::HttpSink;
 pub use sink::memory::MemorySink;

@@ -322,6 +322,7 @@ impl Canal for Cursor {
             counted: false,
             leased: false,
             rejects: false,
+            parks: false,
         }
     }
 }

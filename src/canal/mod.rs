@@ -175,6 +175,8 @@ pub struct Promises {
     pub leased: bool,
     /// [`Settlement::Reject`] makes a dead letter.
     pub rejects: bool,
+    /// A dead letter stops what follows under its order key: that becomes dead letters, too.
+    pub parks: bool,
 }
 
 /// Names a delivery to the canal that made it. What is inside is the canal's own business.

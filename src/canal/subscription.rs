@@ -268,6 +268,7 @@ impl Canal for Subscription {
             counted: false,
             leased: false,
             rejects: false,
+            parks: false,
         }
     }
 }

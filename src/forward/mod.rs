@@ -14,7 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::forward::counters::{ForwardCounters, Watch};
 use crate::id::Timestamp;
-use crate::reactor::Stop;
+use crate::reactor::stop::Stop;
 use crate::sink::{Refusal, RefusalKind, Sink};
 
 /// How many records a turn pulls unless it is told otherwise.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -144,9 +145,19 @@ impl Commit {
     }
 
     /// Adds what another commit has. Neither may have conditions.
-    pub(crate) fn append(&mut self, other: Commit) {
+    pub(crate) fn append(&mut self, other: &Commit) {
         self.frames.extend_from_slice(&other.frames);
         self.events += other.events;
+    }
+
+    /// Some of what it has, as another commit without conditions: where their frames lie, and how many events they are.
+    pub(crate) fn parts(&self, parts: impl Iterator<Item = (Range<usize>, u32)>) -> Commit {
+        let mut commit = Commit::new();
+        for (frames, events) in parts {
+            commit.frames.extend_from_slice(&self.frames[frames]);
+            commit.events += events;
+        }
+        commit
     }
 
     /// Adds a control record, to be written in the same commit.

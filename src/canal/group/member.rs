@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::canal::batch::Batch;
-use crate::canal::group::Group;
 use crate::canal::group::core::{Core, Pulled};
+use crate::canal::group::{Group, OnFailure};
 use crate::canal::{Canal, Promises, Settlement, Token, Transact};
 use crate::error::Result;
 use crate::store::Store;
@@ -104,6 +104,7 @@ impl Canal for Member {
             counted: true,
             leased: true,
             rejects: true,
+            parks: self.core.settings.on_failure == OnFailure::Park,
         }
     }
 }

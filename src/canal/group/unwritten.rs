@@ -81,7 +81,7 @@ impl Unwritten {
     /// Takes back what could not be written, to be written with what came since.
     pub(super) fn put_back(&mut self, before: Unwritten) {
         let since = std::mem::replace(self, before);
-        self.letters.append(since.letters);
+        self.letters.append(&since.letters);
         self.passes_new |= since.passes_new;
         self.count += since.count;
         for (claim, more) in since.settled {
