@@ -487,6 +487,10 @@ impl File for NoFile {
     fn len(&self) -> Result<u64> {
         Err(Error::Closed)
     }
+    #[cfg(feature = "sink-file")]
+    fn look(&self) -> Result<crate::segment::disk::Look> {
+        Err(Error::Closed)
+    }
     fn read_at(&self, _: &mut [u8], _: u64) -> Result<usize> {
         Err(Error::Closed)
     }

@@ -56,6 +56,8 @@ pub use reactor::notice::{Notice, Turn};
 pub use reactor::spawned::Handle;
 pub use reactor::stop::Stop;
 pub use sink::cascade::{Cascade, Fall};
+#[cfg(feature = "sink-file")]
+pub use sink::file::FileSink;
 #[cfg(feature = "sink-http")]
 pub use sink::http::HttpSink;
 pub use sink::memory::MemorySink;

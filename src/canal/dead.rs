@@ -53,7 +53,7 @@ impl Store {
     /// The dead letters of a group.
     ///
     /// # Errors
-    /// [`Error::UnknownConsumer`] when the store knows no group of this name. When what a writer in another process has
+    /// [`Error::UnknownConsumer`](crate::Error::UnknownConsumer) when the store knows no group of this name. When what a writer in another process has
     /// published since cannot be read.
     pub fn dead_letters(&self, group: impl Into<String>) -> Result<DeadLetters> {
         let group = group.into();
@@ -113,7 +113,7 @@ impl DeadLetters {
     /// call it with those that are chosen, when it is time.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], and what an append can fail with. What was moved before the error stays moved.
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), and what an append can fail with. What was moved before the error stays moved.
     pub fn redrive<'a>(&self, letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<Moved> {
         self.store.writer()?.check_may_wait()?;
         let (mut moved, mut chosen) = (Moved::default(), Vec::new());
@@ -135,7 +135,7 @@ impl DeadLetters {
     /// Forgets these. They stay in the log as events of their stream, and are no longer counted, listed or redriven.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], and what an append can fail with. Those that are being redriven are passed over.
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), and what an append can fail with. Those that are being redriven are passed over.
     pub fn drop_letters<'a>(&self, letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<Moved> {
         self.store.writer()?.check_may_wait()?;
         let ledger = self.ledger()?;

@@ -11,6 +11,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+#[cfg(feature = "sink-file")]
+use crate::id::Timestamp;
 use crate::segment::map::{Access, Map};
 
 /// Files are for their owner alone, whatever the umask.
@@ -37,6 +39,9 @@ pub(crate) trait Directory: Send + Sync + Debug {
     /// Gives the lock back before the directory is dropped.
     fn unlock(&self) -> Result<()>;
     fn names(&self) -> Result<Vec<String>>;
+    #[cfg(feature = "sink-file")]
+    /// What stands at a name, found by the directory's path: whoever comes that way finds the same. `None`: nothing.
+    fn look(&self, name: &str) -> Result<Option<Look>>;
     /// Makes a new file; it is an error when the name is taken.
     fn create(&self, name: &str) -> Result<Arc<dyn File>>;
     fn open(&self, name: &str, access: Access) -> Result<Arc<dyn File>>;
@@ -53,6 +58,9 @@ pub(crate) trait Directory: Send + Sync + Debug {
 /// An open file.
 pub(crate) trait File: Send + Sync + Debug {
     fn len(&self) -> Result<u64>;
+    #[cfg(feature = "sink-file")]
+    /// What this is, whether or not a name leads to it.
+    fn look(&self) -> Result<Look>;
     /// Behind this there are holes only, as far as the file system says; at most the length.
     fn data_end(&self) -> Result<u64> {
         self.len()
@@ -72,6 +80,31 @@ pub(crate) trait File: Send + Sync + Debug {
     fn lock(&self) -> Result<bool>;
     /// Gives the lock back before the file is dropped.
     fn unlock(&self) -> Result<()>;
+}
+
+/// What a file is from outside.
+#[cfg(feature = "sink-file")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// Device and number. No two files have the same at a time.
+    pub(crate) id: (u64, u64),
+    pub(crate) len: u64,
+    /// When its contents changed for the last time, by the file system's clock.
+    pub(crate) modified: Timestamp,
+}
+
+#[cfg(feature = "sink-file")]
+impl Look {
+    #[expect(clippy::useless_conversion, reason = "the numbers have other types on other systems")]
+    fn of(stat: &rustix::fs::Stat) -> Self {
+        let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+        let nanos = u64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+        Self {
+            id: (stat.st_dev.into(), stat.st_ino.into()),
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: Timestamp::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos)),
+        }
+    }
 }
 
 /// How a new file's room is made.
@@ -173,6 +206,15 @@ impl Directory for RealDirectory {
         Ok(names)
     }
 
+    #[cfg(feature = "sink-file")]
+    fn look(&self, name: &str) -> Result<Option<Look>> {
+        match rustix::fs::lstat(self.path.join(name)) {
+            Ok(stat) => Ok(Some(Look::of(&stat))),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(error) => self.io("look at", name, Err(error)),
+        }
+    }
+
     fn create(&self, name: &str) -> Result<Arc<dyn File>> {
         self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
     }
@@ -232,6 +274,11 @@ impl RealFile {
 impl File for RealFile {
     fn len(&self) -> Result<u64> {
         self.io("read", self.handle.metadata().map(|metadata| metadata.len()))
+    }
+
+    #[cfg(feature = "sink-file")]
+    fn look(&self) -> Result<Look> {
+        self.io("look at", rustix::fs::fstat(&self.handle)).map(|stat| Look::of(&stat))
     }
 
     #[cfg(target_os = "linux")]
@@ -329,7 +376,7 @@ fn disk_full(path: &Path, needed: u64) -> Error {
 }
 
 /// Whether a file of this length goes over the process's limit on file sizes.
-fn is_over_limit(len: u64) -> bool {
+pub(crate) fn is_over_limit(len: u64) -> bool {
     let most = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
     most.is_some_and(|most| len > most)
 }

@@ -3,6 +3,8 @@
 pub(crate) mod cascade;
 #[cfg(any(feature = "sink-http", feature = "sink-redis"))]
 mod fields;
+#[cfg(feature = "sink-file")]
+pub(crate) mod file;
 #[cfg(feature = "sink-http")]
 pub(crate) mod http;
 pub(crate) mod memory;

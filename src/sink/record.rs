@@ -15,9 +15,8 @@ const DEPTH: u32 = 100;
 
 /// Writes events as JSON objects, each on one line without an end.
 ///
-/// The fields, in this order, of which those in brackets stand only where there is something to say: `position`, `stream`,
-/// `revision`, `type`, `time` (RFC 3339, UTC, nine digits), `tags` (array), `headers` (object), [`occurred`], [`id`],
-/// [`correlation`], [`causation`], [`key`], and then the payload.
+/// The fields, in this order: `position`, `stream`, `revision`, `type`, `time` (RFC 3339, UTC, nine digits), `tags` (array),
+/// `headers` (object); where there is something to say, `occurred`, `id`, `correlation`, `causation`, `key`; and then the payload.
 ///
 /// | payload | field |
 /// | --- | --- |
@@ -281,7 +280,7 @@ fn digits(place: &mut [u8], mut number: u64) {
 }
 
 /// Year, month and day of a number of days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
     // Years are counted from March on, in eras of 400 years, so that the leap day is the last.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -291,6 +290,17 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// The other way round, for a day that there is.
+#[cfg(feature = "sink-file")]
+pub(crate) fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let (from_march, year_from_march) = ((month + 9) % 12, year.checked_sub(u64::from(month <= 2))?);
+    let (era, year_of_era) = (year_from_march / 400, year_from_march % 400);
+    let day_of_year = (153 * from_march + 2) / 5 + day.checked_sub(1)?;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = (era * 146_097 + day_of_era).checked_sub(719_468)?;
+    (civil(days) == (year, month, day)).then_some(days)
 }
 
 /// RFC 4648, with padding.

@@ -27,6 +27,8 @@ mod reading;
 mod recovery;
 mod replaced;
 mod sink;
+#[cfg(feature = "sink-file")]
+mod sink_file;
 #[cfg(feature = "sink-http")]
 mod sink_http;
 #[cfg(feature = "sink-redis")]
