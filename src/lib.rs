@@ -60,6 +60,8 @@ pub use sink::cascade::{Cascade, Fall};
 pub use sink::file::FileSink;
 #[cfg(feature = "sink-http")]
 pub use sink::http::HttpSink;
+#[cfg(feature = "sink-kafka")]
+pub use sink::kafka::KafkaSink;
 pub use sink::memory::MemorySink;
 #[cfg(feature = "json")]
 pub use sink::record::{Fit, JsonRecord};

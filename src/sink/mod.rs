@@ -1,12 +1,14 @@
 //! Sinks: where events go when they leave the store.
 
 pub(crate) mod cascade;
-#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
+#[cfg(any(feature = "sink-http", feature = "sink-kafka", feature = "sink-redis"))]
 mod fields;
 #[cfg(feature = "sink-file")]
 pub(crate) mod file;
 #[cfg(feature = "sink-http")]
 pub(crate) mod http;
+#[cfg(feature = "sink-kafka")]
+pub(crate) mod kafka;
 pub(crate) mod memory;
 #[cfg(feature = "json")]
 pub(crate) mod record;
@@ -16,7 +18,7 @@ pub(crate) mod stream;
 pub(crate) mod tally;
 #[cfg(any(feature = "sink-http", feature = "sink-redis"))]
 mod tls;
-#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
+#[cfg(any(feature = "sink-http", feature = "sink-kafka", feature = "sink-redis"))]
 mod url;
 
 use std::borrow::Cow;

@@ -70,19 +70,24 @@ impl<'a> Address<'a> {
         self.credentials.is_some()
     }
 
-    /// Host and port; an address of IPv6 stands in brackets, which are taken off. `None` where the port is none.
+    /// Host and port. `None` where one of them is none.
     pub(super) fn host_and_port(&self, default: u16) -> Option<(&'a str, u16)> {
-        let (host, rest) = match self.authority.strip_prefix('[') {
-            Some(inside) => inside.split_once(']')?,
-            None => self.authority.split_at(self.authority.find(':').unwrap_or(self.authority.len())),
-        };
-        let port = match rest.strip_prefix(':') {
-            Some(port) => port.parse().ok().filter(|port| *port != 0)?,
-            None if rest.is_empty() => default,
-            None => return None,
-        };
-        (!host.is_empty()).then_some((host, port))
+        host_and_port(self.authority, default)
     }
+}
+
+/// Host and port; an address of IPv6 stands in brackets, which are taken off. `None` where one of them is none.
+pub(super) fn host_and_port(authority: &str, default: u16) -> Option<(&str, u16)> {
+    let (host, rest) = match authority.strip_prefix('[') {
+        Some(inside) => inside.split_once(']')?,
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let port = match rest.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
+        None if rest.is_empty() => default,
+        None => return None,
+    };
+    (!host.is_empty()).then_some((host, port))
 }
 
 /// What is wrong with an address, without anything of it that could be a secret.

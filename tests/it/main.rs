@@ -31,6 +31,8 @@ mod sink;
 mod sink_file;
 #[cfg(feature = "sink-http")]
 mod sink_http;
+#[cfg(feature = "sink-kafka")]
+mod sink_kafka;
 #[cfg(feature = "sink-redis")]
 mod sink_redis;
 mod subscription;

@@ -4,11 +4,11 @@ pub(crate) mod child;
 pub(crate) mod files;
 #[cfg(feature = "sink-http")]
 pub(crate) mod http_server;
-#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
+#[cfg(any(feature = "sink-http", feature = "sink-kafka", feature = "sink-redis"))]
 pub(crate) mod records;
 #[cfg(feature = "sink-redis")]
 pub(crate) mod redis_server;
-#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
+#[cfg(any(feature = "sink-http", feature = "sink-kafka", feature = "sink-redis"))]
 pub(crate) mod servers;
 pub(crate) mod told;
 
