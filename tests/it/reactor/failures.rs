@@ -5,7 +5,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use towpath::{
-    Canal, Delivery, Error, Failure, ManualClock, NewEvent, Options, Order, Reactor, Reason, Retry, Stop, Timestamp,
+    Batch, Canal, Cursor, Delivery, Error, Failure, ManualClock, NewEvent, Options, Order, Promises, Reactor, Reason,
+    Result, Retry, Settlement, Stop, Timestamp, Token,
 };
 
 use super::{FINE, at_once, group, letters, noting, with_events};
@@ -269,4 +270,103 @@ fn a_run_over_a_group_ends_when_the_store_is_closed() {
     });
     // The last batch could not be settled any more.
     assert!(matches!(reactor.run(&Stop::new()), Err(Error::Closed)));
+}
+
+/// A slow batch is settled on the way, so that a crash does not bring all of it back.
+#[test]
+fn what_a_slow_handler_has_handled_is_settled_before_the_batch_is_at_its_end() {
+    for slow in [true, false] {
+        let (dir, clock) = (Scratch::new(), Arc::new(ManualClock::at(Timestamp::from_nanos(1))));
+        let store = with_events(&dir, 5);
+        let mut settled = Vec::new();
+        let mut time = 1;
+        let mut reactor = Reactor::new(store.cursor("mail").open().unwrap(), |_: &Delivery<'_>| {
+            store.sync().unwrap();
+            settled.push(store.consumers().unwrap().first().map_or(0, |mail| mail.position.get()));
+            time += if slow { 60_000_000 } else { 1 };
+            clock.set(Timestamp::from_nanos(time));
+            FINE
+        })
+        .clock(clock.clone());
+        assert_eq!(reactor.turn(Duration::ZERO).unwrap().done, 5);
+        drop(reactor);
+        // The control is the fast one.
+        assert_eq!(settled, if slow { [0, 0, 3, 3, 5] } else { [0; 5] });
+    }
+}
+
+/// A cursor whose settlements cannot be written for a while.
+struct Stuck {
+    cursor: Cursor,
+    refusals: u32,
+}
+
+impl Canal for Stuck {
+    fn pull_batch(&mut self, max: usize, patience: Duration) -> Result<Batch> {
+        self.cursor.pull_batch(max, patience)
+    }
+
+    fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()> {
+        if settlement == Settlement::Done && self.refusals > 0 {
+            self.refusals -= 1;
+            return Err(Error::Stopped { why: "the disk is on strike".to_owned() });
+        }
+        self.cursor.settle(token, settlement)
+    }
+
+    fn extend(&mut self, token: Token, lease: Duration) -> Result<()> {
+        self.cursor.extend(token, lease)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.cursor.flush()
+    }
+
+    fn promises(&self) -> Promises {
+        self.cursor.promises()
+    }
+}
+
+/// Otherwise the next settlement would stand for them, too, because it is cumulative.
+#[test]
+fn what_was_not_handled_when_a_settlement_failed_is_not_passed_over() {
+    let (dir, clock) = (Scratch::new(), Arc::new(ManualClock::at(Timestamp::from_nanos(1))));
+    let store = with_events(&dir, 5);
+    let mut seen = Vec::new();
+    let stuck = Stuck { cursor: store.cursor("mail").open().unwrap(), refusals: 1 };
+    let mut reactor = Reactor::new(stuck, |event: &Delivery<'_>| {
+        seen.push(event.position().get());
+        clock.set(Timestamp::from_nanos(seen.len() as u64 * 1_000_000_000));
+        FINE
+    })
+    .clock(clock.clone());
+    assert!(matches!(reactor.turn(Duration::ZERO), Err(Error::Stopped { .. })));
+    assert_eq!(reactor.turn(Duration::ZERO).unwrap().done, 4);
+    drop(reactor);
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
+}
+
+/// A subscription takes nothing back: it is told, and nothing is tried twice.
+#[test]
+fn over_a_subscription_the_first_failure_ends_the_turn() {
+    let dir = Scratch::new();
+    let store = with_events(&dir, 1);
+    let subscription = store.subscribe().open().unwrap();
+    for _ in 0..3 {
+        store.append("cart-1", NewEvent::new("item added", "")).unwrap();
+    }
+    let (say, hears) = mpsc::channel();
+    let mut reactor =
+        Reactor::new(
+            subscription,
+            |event: &Delivery<'_>| {
+                if event.position().get() == 3 { Err(Failure::retry("no")) } else { Ok(()) }
+            },
+        )
+        .retry(at_once(5))
+        .watch(noting(&say));
+    assert!(matches!(reactor.turn(Duration::ZERO), Err(Error::Handler { position, .. }) if position.get() == 3));
+    assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["3 failed at attempt 1: no", "4 lost", "3 lost"]);
+    store.append("cart-1", NewEvent::new("item added", "")).unwrap();
+    assert_eq!(reactor.turn(Duration::ZERO).unwrap().done, 1);
 }
