@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use towpath::{Breaker, Circuit, Delivery, Failure, ManualClock, NewEvent, Options, Reactor, Store, Timestamp};
+use towpath::{Breaker, Circuit, Delivery, Failure, ManualClock, NewEvent, Options, Reactor, Reason, Store, Timestamp};
 
 use super::{at_once, letters, noting};
 use crate::support::Scratch;
@@ -120,4 +120,22 @@ fn the_circuit_over_a_cursor_holds_its_place() {
     clock.set(second(130));
     assert_eq!(reactor.turn(Duration::ZERO).unwrap().done, 1);
     assert_eq!(reactor.turn(Duration::ZERO).unwrap().done, 4);
+}
+
+/// An event that is refused for good says nothing about how things go: the others would be held up by it.
+#[test]
+fn rejections_leave_the_circuit_closed() {
+    for rejects in [true, false] {
+        let (dir, clock) = (Scratch::new(), Arc::new(ManualClock::at(second(100))));
+        let store = store(&dir, &clock, 20);
+        let group = store.group("billing").retry(at_once(3)).open().unwrap();
+        let mut reactor = Reactor::new(group.member().unwrap(), |_: &Delivery<'_>| {
+            Err::<(), _>(if rejects { Failure::reject(Reason::Rejected, "no") } else { Failure::retry("no") })
+        })
+        .clock(clock.clone())
+        .breaker(breaker());
+        let turn = reactor.turn(Duration::ZERO).unwrap();
+        // The control: failed attempts open it.
+        assert_eq!((turn.circuit == Circuit::Closed, turn.rejected), if rejects { (true, 20) } else { (false, 0) });
+    }
 }
