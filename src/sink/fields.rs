@@ -9,6 +9,7 @@ use crate::id::Timestamp;
 use crate::sink::record::rfc3339;
 
 /// How many bytes of payload go into one request, where there may be several events in it.
+#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
 const CHUNK: usize = 1 << 20;
 
 /// A payload as it goes out: whole, or cut.
@@ -39,6 +40,7 @@ pub(super) fn too_large(most_bytes: usize) -> String {
 }
 
 /// How many of the records go into one request: at least one.
+#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
 pub(super) fn chunk(records: &[Delivery<'_>], most: usize) -> usize {
     let mut bytes = 0usize;
     let fits = records.iter().take(most).take_while(|record| {
@@ -142,7 +144,7 @@ fn list<'a>(items: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> String {
     list
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "sink-http", feature = "sink-redis")))]
 mod tests {
     use super::*;
     use crate::sink::url::decoded;

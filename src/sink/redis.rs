@@ -41,8 +41,9 @@ const SHOWN: usize = 120;
 ///
 /// Each entry has the fields `key` (the [idempotency key](Delivery::idempotency_key)), `position`, `stream`, `revision`,
 /// `type`, `time` and `codec`, where the event has them `schema-version`, `id`, `occurred`, `correlation`, `causation`, `tags`
-/// and `headers`, and at last `payload`, as it was stored. Times are RFC 3339 in UTC. Tags are joined by commas, headers are
-/// `name=value` joined by commas, both percent-encoded where they hold `%`, `,`, `=` or anything but visible ASCII.
+/// and `headers`, and at last `content-type` and `payload`, as it was stored. Times are RFC 3339 in UTC. Tags are joined by
+/// commas, headers are `name=value` joined by commas, both percent-encoded where they hold `%`, `,`, `=` or anything but
+/// visible ASCII.
 ///
 /// Events go up to 256 at a time in a transaction (`MULTI`, `EXEC`): all of them are added, or none. An answer that is lost on
 /// the way means that they are added again, with the same `key`; with [`ids_by_position`](RedisSink::ids_by_position) they
@@ -256,7 +257,7 @@ impl RedisSink {
         each_field(record, &payload, |name, text| {
             command.arg(name).arg(text.as_bytes());
         });
-        command.arg("payload").arg(payload.bytes);
+        command.arg("content-type").arg(payload.content_type).arg("payload").arg(payload.bytes);
         command
     }
 

@@ -58,6 +58,7 @@ impl<'a> Address<'a> {
     }
 
     /// User and password, decoded. `None` where a `%` is not followed by two digits, or they are not UTF-8.
+    #[cfg(any(feature = "sink-http", feature = "sink-redis"))]
     pub(super) fn credentials(&self) -> Option<(String, Option<String>)> {
         let credentials = self.credentials.unwrap_or_default();
         match credentials.split_once(':') {
@@ -71,6 +72,7 @@ impl<'a> Address<'a> {
     }
 
     /// Host and port. `None` where one of them is none.
+    #[cfg(any(feature = "sink-http", feature = "sink-redis"))]
     pub(super) fn host_and_port(&self, default: u16) -> Option<(&'a str, u16)> {
         host_and_port(self.authority, default)
     }
@@ -102,6 +104,7 @@ pub(super) fn bad(what: &'static str, url: &str, why: &'static str) -> Error {
 }
 
 /// With `%XX` made into the bytes that they stand for. `None` where that is not UTF-8, or no two digits follow.
+#[cfg(any(feature = "sink-http", feature = "sink-redis"))]
 pub(super) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -119,7 +122,7 @@ pub(super) fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "sink-http", feature = "sink-redis")))]
 mod tests {
     use super::*;
 

@@ -10,7 +10,7 @@ use crate::support::records::{delivered, records, texts};
 use crate::support::servers::{free_port, mute_listener};
 
 /// Long enough for a server on loopback, and short enough to be waited for.
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(1);
 
 fn sink(server: &HttpServer) -> HttpSink {
     HttpSink::to(&server.url("/events")).unwrap()
@@ -29,8 +29,9 @@ fn bodies(asked: &[Asked]) -> Vec<&str> {
 
 /// Writes three events to a server whose second answer is this one.
 fn second_answer(answer: crate::support::http_server::Answer) -> (HttpServer, Result<(), Refusal>) {
-    let server = HttpServer::answering([Status(200, ""), answer]);
-    let written = sink(&server).timeout(SHORT).write(&records(&texts(["a", "b", "c"])));
+    let server = HttpServer::answering([Status(200, ""), answer.clone()]);
+    let time = if matches!(answer, Silence | HalfAndSilence) { SHORT } else { Duration::from_secs(60) };
+    let written = sink(&server).timeout(time).write(&records(&texts(["a", "b", "c"])));
     (server, written)
 }
 

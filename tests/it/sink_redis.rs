@@ -9,7 +9,7 @@ use crate::support::redis_server::RedisServer;
 use crate::support::servers::{free_port, mute_listener};
 
 /// Long enough for a server on loopback, and short enough to be waited for.
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(1);
 
 fn sink(server: &RedisServer) -> RedisSink {
     RedisSink::to(&server.url("events")).unwrap()
@@ -54,6 +54,7 @@ fn each_event_is_an_entry_with_everything_it_says() {
         ("correlation", "journey"),
         ("tags", "plane-N1,a%2Cb"),
         ("headers", "trace=x%3D1%0D%0A"),
+        ("content-type", "application/json"),
         ("payload", r#"{"by":"web"}"#),
     ] {
         assert_eq!(entries[0].field(name), Some(value), "{name}");
