@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use towpath::{
-    Batch, Canal, Clock as _, Durability, Error, Group, ManualClock, Member, NewEvent, Options, Order, Position, Query,
-    Reason, Retry, Settlement, Start, Store, Timestamp, Transact as _,
+    Batch, Canal, Clock as _, Durability, Error, Group, ManualClock, Member, NewEvent, OnFailure, Options, Order,
+    Position, Query, Reason, Retry, Settlement, Start, Store, Timestamp, Transact as _,
 };
 
 use crate::support::Scratch;
@@ -490,4 +490,47 @@ fn dead_letters_that_two_redrive_at_once_are_handed_out_once() {
     });
     member.flush().unwrap();
     assert_eq!((moved, pull(&mut member, 9).len(), dead.iter().unwrap().count(), group.lag()), (60, 0, 0, 0));
+}
+
+/// G12: what follows a dead letter is parked until that is redriven with success, and nothing ever overtakes.
+#[test]
+fn a_parked_key_goes_on_in_order_once_its_dead_letters_are_redriven() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 6);
+    let group = store.group("mail").order(Order::Stream).on_failure(OnFailure::Park).open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 9);
+    settle(&mut member, &batch, 1, reject("no"));
+    for position in [2, 3, 5, 6] {
+        settle(&mut member, &batch, position, Settlement::Done);
+    }
+    assert_eq!(pull(&mut member, 9).len(), 0, "4 follows 1");
+    let dead = store.dead_letters("mail").unwrap();
+    let live = || {
+        let letters = dead.iter().unwrap().map(Result::unwrap);
+        letters.map(|letter| (letter.source_position().get(), letter.reason())).collect::<Vec<_>>()
+    };
+    assert_eq!(live(), [(1, Reason::Rejected), (4, Reason::Parked)]);
+
+    // Both again, and the first one fails again: what follows it may not go before it.
+    let redrive = || dead.redrive(&dead.iter().unwrap().map(Result::unwrap).collect::<Vec<_>>()).unwrap().moved;
+    assert_eq!(redrive(), 2);
+    let batch = pull(&mut member, 9);
+    assert_eq!(positions(&batch), [1, 4]);
+    settle(&mut member, &batch, 1, reject("still no"));
+    assert_eq!(pull(&mut member, 9).len(), 0);
+    assert_eq!(live(), [(1, Reason::Rejected), (4, Reason::Parked)]);
+
+    // New ones wait behind those that are redriven, and go on once they are done.
+    assert_eq!(redrive(), 2);
+    let batch = pull(&mut member, 1);
+    store.append("cart-0", NewEvent::new("added", "")).unwrap();
+    assert_eq!((positions(&batch), pull(&mut member, 9).len()), (vec![1], 0));
+    all_done(&mut member, &batch);
+    let batch = pull(&mut member, 9);
+    assert_eq!((positions(&batch), attempts(&batch)), (vec![4, store.head().get()], vec![1, 1]));
+    all_done(&mut member, &batch);
+    member.flush().unwrap();
+    assert_eq!(live(), []);
 }

@@ -103,7 +103,7 @@ impl Core {
             Ok((part, offset, len)) => Ok(Event::borrowed(&part.segment, *offset, *len)),
             Err(damage) => Err(damage),
         };
-        let redriven = history.as_ref().is_some_and(|history| history.letter > 0);
+        let redriven = history.as_ref().map_or(0, |history| history.letter);
         let verdict = match &event {
             Err(damage) => Some((Reason::Damaged, damage.to_string())),
             Ok(event) => self.verdict(run, event, key, row.attempts, redriven).map(|reason| {
@@ -134,7 +134,7 @@ impl Core {
                 Ok(event) => letter::write(&mut run.unwritten.letters, event, &fate),
                 Err(_) => letter::write_damage(&mut run.unwritten.letters, Position::new(position), 1, &fate),
             }
-            run.parked.add(fate.key);
+            run.parked.add(fate.key, position);
             run.lanes.take(position, key);
             run.unwritten.end(row.claim, position, run.now);
             // The row leaves with the commit, which this pull makes before it looks again.
@@ -182,7 +182,7 @@ impl Core {
     fn take_new(&self, run: &mut Run, chosen: &mut Chosen, part: &Part, offset: u64, len: u32, key: Option<u64>) {
         let event = Event::borrowed(&part.segment, offset, len);
         let position = event.position().get();
-        if let Some(reason) = self.verdict(run, &event, key, 0, false) {
+        if let Some(reason) = self.verdict(run, &event, key, 0, 0) {
             let why = match reason {
                 Reason::Parked => "it follows a dead letter under its order key",
                 _ => "it waited for longer than the group allows",
@@ -199,7 +199,7 @@ impl Core {
             };
             letter::write(&mut run.unwritten.letters, &event, &fate);
             run.unwritten.passes_new = true;
-            run.parked.add(fate.key);
+            run.parked.add(fate.key, position);
             return;
         }
         let count = Count { attempt: 1, first: run.now, order_key: key };
@@ -207,18 +207,15 @@ impl Core {
         chosen.add(run, part, offset, len, Held { position, key }, count);
     }
 
-    /// Why an event may not be handed out any more, if so.
-    fn verdict(&self, run: &Run, event: &Event<'_>, key: Option<u64>, attempts: u32, redriven: bool) -> Option<Reason> {
+    /// Why an event may not be handed out any more, if so. `redriven`: the dead letter that it was, or 0.
+    fn verdict(&self, run: &Run, event: &Event<'_>, key: Option<u64>, attempts: u32, redriven: u64) -> Option<Reason> {
         if attempts >= self.settings.retry.most_attempts() {
             return Some(Reason::Attempts);
         }
-        if redriven {
-            return None;
-        }
-        if key.is_some_and(|key| run.parked.contains(key)) {
+        if key.is_some_and(|key| run.parked.holds_up(key, event.position().get(), redriven)) {
             return Some(Reason::Parked);
         }
-        let most = self.settings.expire_after?;
+        let most = self.settings.expire_after.filter(|_| redriven == 0)?;
         let age = Duration::from_nanos(run.now.as_nanos().saturating_sub(event.time().as_nanos()));
         (age > most).then_some(Reason::Expired)
     }

@@ -357,11 +357,6 @@ impl Core {
         };
         match settlement {
             Settlement::Done => {
-                if let Some(history) = ledger.histories.get(&held.position)
-                    && history.letter > 0
-                {
-                    run.parked.set_stale();
-                }
                 run.unwritten.end(token.claim, held.position, now);
                 run.let_go(&mut ledger, token.claim, held);
             }
@@ -400,7 +395,7 @@ impl Core {
                     Err(_) => letter::write_damage(&mut run.unwritten.letters, Position::new(held.position), 1, &fate),
                 }
                 let mut ledger = guard(&self.ledger);
-                run.parked.add(fate.key);
+                run.parked.add(fate.key, held.position);
                 run.unwritten.end(token.claim, held.position, now);
                 if fate.key.is_some() {
                     run.pull_back(&mut ledger, token.claim, held);
@@ -447,7 +442,6 @@ impl Core {
         run.end_committing(&all);
         if written.is_ok() {
             all.iter().for_each(|(claim, held)| run.forget(*claim, *held));
-            run.parked.set_stale();
         }
         drop(run);
         self.tell(store);
@@ -489,8 +483,11 @@ impl Core {
     /// Hands the sources of dead letters out again, those that are not on their way or gone, and says how many they are.
     pub(super) fn redrive(&self, store: &Store, letters: &[(u64, Position)]) -> Result<u64> {
         let mut run = self.lock(store)?;
-        // What is settled and not written yet may be one of them.
+        // What is settled and not written yet may be one of them, and so may what was passed.
         self.settle_down(store, &mut run)?;
+        if !run.unrecorded.is_empty() {
+            self.record_progress(store, &mut run)?;
+        }
         let fresh = guard(&self.ledger).redrivable(letters);
         let key = |(_, position): &(u64, Position)| key_of(store, &self.settings, position.get());
         let keys: Vec<Option<u64>> = fresh.iter().map(key).collect::<Result<_>>()?;

@@ -1,6 +1,6 @@
 //! Order keys under which dead letters stand, where what follows a dead letter must not overtake it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use crate::canal::group::letter::{Head, STREAMS};
@@ -14,17 +14,25 @@ use crate::sync::guard;
 /// The keys that are parked. What tells them is the stream of dead letters itself.
 #[derive(Debug, Default)]
 pub(super) struct Parked {
-    keys: HashSet<u64>,
+    /// Dead letters that are neither gone nor on their way again, by order key.
+    keys: HashMap<u64, Vec<Letter>>,
     /// Whether the group parks at all.
     parks: bool,
     /// Whether the dead letters have to be read again: some of them are gone.
     is_stale: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Letter {
+    source: u64,
+    /// Its revision among the dead letters. The highest number there is for one that was not written yet.
+    number: u64,
+}
+
 impl Parked {
     /// Not read yet.
     pub(super) fn unread(parks: bool) -> Self {
-        Self { keys: HashSet::new(), parks, is_stale: parks }
+        Self { keys: HashMap::new(), parks, is_stale: parks }
     }
 
     /// Dead letters went away.
@@ -36,12 +44,18 @@ impl Parked {
         self.is_stale
     }
 
-    pub(super) fn contains(&self, key: u64) -> bool {
-        self.keys.contains(&key)
+    /// Whether an event must not be handed out because of a dead letter before it under its key. One that is a dead
+    /// letter itself, with this number, and redriven, is held up by those only that came into being after it.
+    pub(super) fn holds_up(&self, key: u64, position: u64, number: u64) -> bool {
+        let letters = self.keys.get(&key).map_or(&[][..], |letters| letters);
+        letters.iter().any(|letter| letter.source < position && letter.number > number)
     }
 
-    pub(super) fn add(&mut self, key: Option<u64>) {
-        self.keys.extend(key);
+    /// An event becomes a dead letter.
+    pub(super) fn add(&mut self, key: Option<u64>, position: u64) {
+        if let Some(key) = key {
+            self.keys.entry(key).or_default().push(Letter { source: position, number: u64::MAX });
+        }
     }
 
     /// Reads the dead letters again where that has to be. Everything that was decided must have been written.
@@ -50,12 +64,20 @@ impl Parked {
             return Ok(());
         }
         self.keys.clear();
-        let gone = guard(ledger).gone.clone();
+        let (gone, on_their_way) = {
+            let ledger = guard(ledger);
+            let on_their_way: HashSet<u64> = ledger.histories.values().map(|history| history.letter).collect();
+            (ledger.gone.clone(), on_their_way)
+        };
         let stream = format!("{STREAMS}{group}").into_bytes();
         // A dead letter that cannot be read parks nothing.
         for letter in store.read_filtered(Filter::Exactly(Kind::Stream, stream)).flatten() {
-            if !gone.contains(letter.revision().get()) {
-                self.keys.extend(Head::of(&letter).and_then(|head| head.key));
+            let number = letter.revision().get();
+            if gone.contains(number) || on_their_way.contains(&number) {
+                continue;
+            }
+            if let Some((key, source)) = Head::of(&letter).and_then(|head| Some((head.key?, head.position.get()))) {
+                self.keys.entry(key).or_default().push(Letter { source, number });
             }
         }
         Ok(())
