@@ -43,7 +43,7 @@ pub struct DeadLetter {
 pub struct Moved {
     /// How many were.
     pub moved: u64,
-    /// How many were on their way already, or gone.
+    /// How many were on their way already, or gone, or are ahead of the group, which was moved back and comes to them anyway.
     pub passed_over: u64,
     /// How many cannot be handed out again, because their bytes are damaged or no longer kept.
     pub impossible: u64,

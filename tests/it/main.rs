@@ -19,6 +19,7 @@ mod fuzz_regressions;
 mod golden;
 mod graph;
 mod group;
+mod group_model;
 mod hostile;
 mod layering;
 mod model;

@@ -53,8 +53,6 @@ impl Core {
             }
         }
         let until = store.inner.log.head();
-        // Redriven dead letters may stand before the events that the group comes to, when it was moved back.
-        let known_ahead = guard(&self.ledger).rows.last().is_some_and(|last| last > run.looked().get());
         while chosen.len() < max && !run.unwritten.is_full() && run.passed < LOOKAHEAD {
             let step = match run.walk.next_frame(until) {
                 Some((offset, len)) => Step::Event { offset, len, position: run.walk.next().previous() },
@@ -64,8 +62,6 @@ impl Core {
                 },
             };
             match step {
-                Step::Event { position, .. }
-                    if known_ahead && guard(&self.ledger).rows.get(position.get()).is_some() => {}
                 Step::Event { offset, len, position } => self.choose_new(run, chosen, offset, len, position),
                 Step::Damaged(damage) => {
                     let lost = run.walk.next().get().saturating_sub(damage.position.get()).max(1);

@@ -142,22 +142,24 @@ impl Ledger {
         }
     }
 
-    /// Those of these dead letters that can be handed out again: neither gone nor on their way.
+    /// Those of these dead letters that can be handed out again: neither gone nor on their way, nor of events that the group
+    /// comes to anyway, because it was moved back.
     pub(crate) fn redrivable(&self, letters: &[(u64, Position)]) -> Vec<(u64, Position)> {
         let mut sources = HashSet::new();
         let is_fresh = |(letter, position): &&(u64, Position)| {
-            !self.gone.contains(*letter) && self.rows.get(position.get()).is_none() && sources.insert(*position)
+            !self.gone.contains(*letter)
+                && *position <= self.scanned
+                && self.rows.get(position.get()).is_none()
+                && sources.insert(*position)
         };
         letters.iter().filter(is_fresh).copied().collect()
     }
 
     /// Hands dead letters out again, and forgets others.
     pub(crate) fn letters(&mut self, redriven: Vec<(u64, Position)>, dropped: Vec<u64>) {
-        for (letter, position) in redriven {
-            if self.rows.get(position.get()).is_none() && !self.gone.contains(letter) {
-                self.rows.entry(position.get());
-                self.histories.insert(position.get(), History { letter, ..History::default() });
-            }
+        for (letter, position) in self.redrivable(&redriven) {
+            self.rows.entry(position.get());
+            self.histories.insert(position.get(), History { letter, ..History::default() });
         }
         dropped.into_iter().for_each(|letter| self.gone.insert(letter));
     }

@@ -72,11 +72,6 @@ impl Rows {
         self.rows.front().map(|row| row.position)
     }
 
-    /// The highest position, of those that are gone perhaps.
-    pub(crate) fn last(&self) -> Option<u64> {
-        self.rows.back().map(|row| row.position)
-    }
-
     pub(crate) fn get(&self, position: u64) -> Option<&Row> {
         let at = self.place(position).ok()?;
         Some(&self.rows[at]).filter(|row| row.marks & GONE == 0)
