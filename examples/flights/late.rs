@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use towpath::{
-    Canal, Commit, Delivery, Failure, FileSink, Forwarder, Group, NewEvent, Order, Position, Query, Reactor, Reason,
-    Revision, Store,
+    Commit, Delivery, Failure, FileSink, Forwarder, Group, NewEvent, Order, Position, Query, Reactor, Reason, Revision,
+    Store,
 };
 
 use super::{Flight, Result};

@@ -14,7 +14,7 @@ use towpath::{Error, Query, inspect};
 use self::example::{Import, Table};
 use crate::support::Scratch;
 
-#[path = "../../examples/flights.rs"]
+#[path = "../../examples/flights/main.rs"]
 #[expect(dead_code, reason = "its main and what it prints are for people")]
 mod example;
 

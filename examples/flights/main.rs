@@ -1,4 +1,5 @@
-//! A month of real flights: imported as typed events, replayed into a table of delays, and checked.
+//! A month of real flights: imported as typed events, replayed into a table of delays, worked on by a group of two workers,
+//! and checked.
 //!
 //! ```text
 //! cargo run --release --example flights                        # January 2013, which lies beside this file
@@ -6,18 +7,22 @@
 //! cargo run --release --example flights -- FLIGHTS.csv.gz DIR  # and another store than target/flights.towpath
 //! ```
 //!
-//! Run it twice: the second run finds every row in the store already, and prints the same table without replaying anything.
-//! Kill it at any point and run it again: it goes on where it was.
+//! Run it twice: the second run finds every row in the store already, and prints the same without doing anything again.
+//! Kill it at any point and run it again: it goes on where it was, and ends with the same.
 //!
 //! What is `pub(crate)` is used by the test that runs this page, too.
 
-use std::collections::{BTreeMap, VecDeque};
+mod late;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize};
-use towpath::{Canal, Commit, Durability, Event, NewEvent, Options, Position, Store, Ticket, inspect};
+use towpath::{Canal, Commit, Durability, Event, NewEvent, Options, Position, Query, Store, Ticket, inspect};
+
+use self::late::Lateness;
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -44,11 +49,24 @@ fn main() -> Result<()> {
     let seconds = began.elapsed().as_secs_f64();
     println!("{replayed} events replayed in {seconds:.3} s: {:.0}/s", replayed as f64 / seconds);
 
+    let began = Instant::now();
+    let work = late::work(&store)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let late::Work { handled, rejected } = work;
+    println!("{handled} flight events handled by two workers, {rejected} rejected, in {seconds:.3} s");
+    let lateness = late::lateness(&store)?;
+    let dead = store.dead_letters("late")?.iter()?.count() as u64;
+    let letters = directory.with_extension("dead.ndjson");
+    let forwarded = late::forward(&store, &letters)?;
+    println!("{forwarded} of {dead} dead letters forwarded to {}", letters.display());
+
     store.close()?;
     let summary = inspect::summary(&directory)?;
     println!("{} events in {} streams, {} bytes in the store\n", summary.events, summary.streams, summary.bytes);
     print(&table);
-    check(&table, &import)
+    println!("departures 15 minutes late or more: {} of {} planes", lateness.departures, lateness.planes);
+    check(&table, &import)?;
+    check_late(&table, &import, lateness, dead)
 }
 
 // ---- The events. A serde enum is the schema: the variant's serde name is the event type, its content the payload. ----
@@ -141,6 +159,10 @@ pub(crate) struct Import {
     pub(crate) written: u64,
     /// The table as the rows themselves tell it, to check the replayed one against.
     expected: BTreeMap<String, Delays>,
+    /// What the workers have to find in these rows.
+    late: Lateness,
+    /// Events of rows without a tail number.
+    nobody: u64,
 }
 
 /// One commit a row: its events are written all or none. Submitting does not wait for the answer, so the rows of one
@@ -150,6 +172,7 @@ pub(crate) fn import(store: &Store, file: &Path) -> Result<Import> {
     let names = csv.headers()?.clone();
     let (mut done, mut tickets) = (Import::default(), VecDeque::new());
     let (mut record, mut commit) = (csv::StringRecord::new(), Commit::new());
+    let mut planes = BTreeSet::new();
     while csv.read_record(&mut record)? {
         let row: Row<'_> = record.deserialize(Some(&names))?;
         let stream = format!("plane-{}", row.tailnum);
@@ -159,6 +182,12 @@ pub(crate) fn import(store: &Store, file: &Path) -> Result<Import> {
         for event in row.events() {
             commit.event(&stream, NewEvent::typed(&event)?.tags(tags.iter().map(String::as_str)));
             add(&mut done.expected, row.carrier, &event);
+            done.nobody += u64::from(row.tailnum == "NA");
+        }
+        if let Some(minutes) = row.dep_delay.filter(|minutes| *minutes >= late::LATE && row.tailnum != "NA") {
+            done.late.departures += 1;
+            done.late.minutes += minutes;
+            done.late.planes += u64::from(planes.insert(row.tailnum.to_owned()));
         }
         done.rows += 1;
         tickets.push_back(store.submit(&commit)?);
@@ -230,12 +259,12 @@ impl Mean {
 /// checkpoint follows only then. Should the two differ, it is the table's position that counts.
 pub(crate) fn replay(store: &Store, saved: &Path) -> Result<(Table, u64)> {
     let mut table = load(store, saved)?;
-    let before = table.upto;
-    let mut cursor = store.cursor("delays").open()?;
-    let next = Position::new(before).next();
+    let mut cursor = store.cursor("delays").filter(Query::new().category("plane")).open()?;
+    let next = Position::new(table.upto).next();
     if cursor.checkpoint() != next {
         cursor.seek(next)?;
     }
+    let mut replayed = 0;
     loop {
         let batch = cursor.pull_batch(4096, Duration::ZERO)?;
         if batch.is_empty() {
@@ -245,11 +274,11 @@ pub(crate) fn replay(store: &Store, saved: &Path) -> Result<(Table, u64)> {
             add(&mut table.carriers, carrier(&event)?, &event.decode()?);
             table.upto = event.position().get();
         }
+        replayed += batch.len() as u64;
     }
     save(&table, saved)?;
     cursor.acknowledge(Position::new(table.upto))?;
     cursor.flush()?;
-    let replayed = table.upto - before;
     Ok((table, replayed))
 }
 
@@ -289,7 +318,7 @@ fn save(table: &Table, saved: &Path) -> Result<()> {
 // ---- Showing. ----
 
 fn print(table: &Table) {
-    let names = include_str!("data/airlines.csv").lines().filter_map(|line| line.split_once(','));
+    let names = include_str!("../data/airlines.csv").lines().filter_map(|line| line.split_once(','));
     let names: BTreeMap<&str, &str> = names.collect();
     println!("{:31}scheduled cancelled  departed  minutes late  on arrival", "");
     let mut all = Mean::default();
@@ -315,4 +344,19 @@ pub(crate) fn check(table: &Table, import: &Import) -> Result<()> {
         return Err("the replayed table is not the one that the rows add up to".into());
     }
     Ok(())
+}
+
+/// The workers told each late departure once, and refused each flight without a tail number once, whatever was killed when.
+pub(crate) fn check_late(table: &Table, import: &Import, found: Lateness, dead: u64) -> Result<()> {
+    let scheduled: u64 = table.carriers.values().map(|delays| delays.scheduled).sum();
+    if scheduled > import.rows {
+        return Ok(());
+    }
+    if (found, dead) == (import.late, import.nobody) {
+        println!("checked: the late departures and the dead letters are those that the rows add up to");
+        Ok(())
+    } else {
+        Err(format!("{found:?} and {dead} dead letters were found, {:?} and {} expected", import.late, import.nobody)
+            .into())
+    }
 }
