@@ -468,6 +468,25 @@ fn a_sink_that_panics_has_failed_and_is_asked_again() {
     assert_eq!(forwarder.watch().counters().last_error.as_deref(), Some("memory: it panicked: three"));
 }
 
+/// L4, S2: a consumer that is moved while its records are on their way goes on where it was moved to.
+#[test]
+fn a_settlement_that_comes_too_late_is_counted_and_its_records_come_again() {
+    let scratch = Scratch::new();
+    let store = with_events(&scratch, 5);
+    let sink = MemorySink::new("memory");
+    let (once, moved) = (AtomicBool::new(true), store.clone());
+    sink.decide(move |record| {
+        if record.position().get() == 4 && once.swap(false, Ordering::Relaxed) {
+            moved.seek("f", Position::new(2)).unwrap();
+        }
+        Ok(())
+    });
+    let mut forwarder = eager(cursor(&store, "f"), sink.clone());
+    drain(&mut forwarder);
+    assert_eq!(positions(&sink), [1, 2, 3, 4, 5, 2, 3, 4, 5]);
+    assert_eq!(forwarder.watch().counters().late, 1);
+}
+
 /// S9: damage is told and counted, and what lies behind it arrives.
 #[test]
 fn damage_is_counted_with_its_reason_and_passed_over() {
