@@ -93,7 +93,7 @@ pub(crate) fn run(scratch: &Scratch, args: &[&str]) -> Ran {
 }
 
 /// Runs with this on standard input.
-fn fed(scratch: &Scratch, args: &[&str], input: &[u8]) -> Ran {
+pub(crate) fn fed(scratch: &Scratch, args: &[&str], input: &[u8]) -> Ran {
     let path = scratch.path().join("input");
     fs::write(&path, input).unwrap();
     let output = command(scratch, args).stdin(File::open(path).unwrap()).output().unwrap();

@@ -7,6 +7,8 @@ mod cli;
 #[cfg(feature = "cli")]
 mod cli_consumers;
 #[cfg(feature = "cli")]
+mod cli_forward;
+#[cfg(feature = "cli")]
 #[rustfmt::skip]
 mod cli_replayed;
 mod clock;

@@ -39,6 +39,28 @@ Workloads, in the order they run in, and what one sample of p50, p99 and max is:
 `anon_mib` is the anonymous memory of the process at the end of a workload, `disk_bytes_per_event` what the segments and
 index files hold once the store is closed, without the blank end of the newest segment. The store is left in DIR.";
 
+const FORWARD_HELP: &str = "\
+Addresses:
+
+  file:PATH                          lines of JSON as `export` writes them, with the idempotency key
+  http://HOST/PATH, https://         a POST for each event
+  redis://HOST:PORT/DB/KEY, rediss://
+                                     entries of a stream, when built with the feature sink-redis
+  kafka://HOST:PORT/TOPIC            records of a topic, when built with the feature sink-kafka
+
+A user and a password in an address (user:password@HOST) are used and never shown; say - and write the address to standard
+input to keep it out of lists of processes.
+
+What was forwarded is remembered as the checkpoint of a cursor called NAME, which `consumers` lists, and the next run goes on from
+there. After a crash some events come again, with the same key. The checkpoint lies in the store, so this needs
+the store for itself, and is refused while another process writes to it.
+
+SIGINT and SIGTERM have it finish what it has in hand and end with exit status 0, or 1 when events were refused by the
+other side for good or lost to damage: those are counted, told, and passed over. A second signal ends it at once.
+
+It ends with a row, with --json an object: `name`, `stream`, `to`, `position` (where the next run goes on), `forwarded`, `refused`,
+`lost` and `retried`.";
+
 /// Looks into a towpath store, appends to it, checks it, and measures it. All reading works beside a live writer.
 #[derive(Parser)]
 #[command(name = "towpath", version)]
@@ -79,6 +101,8 @@ pub(crate) enum Verb {
     /// List dead letters, export them, have them handled again, drop them
     #[command(subcommand)]
     Dead(DeadVerb),
+    /// Take the events of a stream to a file or a server, until stopped; goes on where it ended the last time
+    Forward(Forward),
     /// Check every byte of a store
     Verify(StoreDir),
     /// Measure this machine with a fresh store
@@ -225,6 +249,25 @@ pub(crate) struct Export {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExportFormat {
     Ndjson,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = FORWARD_HELP)]
+pub(crate) struct Forward {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// The stream; $dead/GROUP for dead letters
+    #[arg(long)]
+    pub(crate) stream: String,
+    /// Where to: file:PATH, http://…, https://…, redis://…, kafka://…, or `-` to read the address from standard input
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) to: String,
+    /// The name that it remembers under how far it came
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: String,
+    /// End once everything there is was forwarded; or with exit status 1 when the other side cannot take it now
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 #[derive(clap::Args)]

@@ -9,6 +9,7 @@ mod bench;
 mod consumers;
 mod dead;
 mod failure;
+mod forward;
 mod import;
 mod info;
 mod out;
@@ -73,6 +74,7 @@ fn run(args: Args) -> failure::Result<Answer> {
         Verb::Consumers(verb) => consumers::run(&verb, &mut out),
         Verb::Pending(pending) => pending::run(&pending, &mut out),
         Verb::Dead(verb) => dead::run(&verb, &mut out),
+        Verb::Forward(forward) => forward::run(&forward, &mut out),
         Verb::Verify(store) => verify::run(&store, &mut out),
         Verb::Bench(bench) => bench::run(&bench, &mut out),
     }?;
@@ -101,5 +103,5 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let said = said.split("\n\nFor more information").next().unwrap_or_default();
     let words = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
     let parts: Vec<String> = said.trim_start_matches("error: ").split("\n\n").map(words).collect();
-    exit(2, &format!("{}; see --help", parts.join("; ")))
+    exit(2, &show::without_secrets(&format!("{}; see --help", parts.join("; "))))
 }

@@ -56,6 +56,21 @@ pub(crate) fn safe(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// A text without what addresses in it have before an `@` and behind a `?`: secrets that were typed into the wrong place. Hides
+/// too much rather than too little.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let Some((before, address)) = text.split_once("://") else { return text.to_owned() };
+    let mut shown = match address.rsplit_once('@') {
+        Some((_, behind)) => format!("{before}://…@{behind}"),
+        None => text.to_owned(),
+    };
+    let end = shown.rfind('\'').unwrap_or(shown.len());
+    if let Some(query) = shown[before.len()..end].find('?') {
+        shown.replace_range(before.len() + query..end, "?…");
+    }
+    shown
+}
+
 pub(crate) fn drives_a_terminal(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -82,6 +97,14 @@ mod tests {
         assert_eq!(safe("plain \u{e9}"), "plain \u{e9}");
         assert_eq!(safe("a\u{1b}[2J\nb"), "a\\u001b[2J\\u000ab");
         assert_eq!(safe("\u{9b}\u{202e}"), "\\u009b\\u202e");
+    }
+
+    #[test]
+    fn secrets_of_an_address_are_hidden() {
+        let hidden = without_secrets("unexpected argument 'http://ann:s3c r@t@host/p?token=1' found");
+        assert_eq!(hidden, "unexpected argument 'http://…@host/p?…' found");
+        assert_eq!(without_secrets("'a@b' and http://host/p"), "'a@b' and http://host/p");
+        assert_eq!(without_secrets("is it? see 'http://host/p?a=b c' found"), "is it? see 'http://host/p?…' found");
     }
 
     #[test]

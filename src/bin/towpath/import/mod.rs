@@ -2,7 +2,7 @@
 
 mod batches;
 mod records;
-mod rejects;
+pub(crate) mod rejects;
 mod rows;
 mod source;
 

@@ -62,7 +62,7 @@ fn create(path: &Path, input: &Path, store: &Path) -> Result<File> {
 }
 
 /// Also when a link leads there: creating the file anew would empty a segment.
-fn is_within(path: &Path, store: &Path) -> bool {
+pub(crate) fn is_within(path: &Path, store: &Path) -> bool {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
