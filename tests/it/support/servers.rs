@@ -1,10 +1,12 @@
 //! Servers that are not part of this project.
 
-use std::io::Write;
 use std::net::TcpListener;
 
 /// Tells that a test cannot run without this server: visibly, and where `TOWPATH_REQUIRE_SERVERS` is `1`, by failing.
+#[cfg(any(feature = "sink-kafka", feature = "sink-redis"))]
 pub(crate) fn missing(server: &str) {
+    use std::io::Write;
+
     let required = std::env::var_os("TOWPATH_REQUIRE_SERVERS").is_some_and(|value| value == "1");
     assert!(!required, "{server} is missing, and TOWPATH_REQUIRE_SERVERS asks for it");
     // Not by `eprintln!`, which the test harness keeps to itself when the test passes.
