@@ -489,6 +489,8 @@ fn a_dead_letter_becomes_a_test_that_compiles_and_hands_over_the_same_event() {
     drop(member);
     store.close().unwrap();
     let printed = |position| run(&scratch, &["dead", "export", STORE, "--as-test", position]).ends(0).out;
+    let args = ["dead", "export", STORE, "--as-test", "3", "--json"];
+    assert_eq!(run(&scratch, &args).ends(0).object()["test"], printed("3").trim_end());
     let handler = "        // Call your handler here; until then this test proves nothing.\n        let _ = delivery;\n        Ok(())\n";
     let looking = "        crate::cli_consumers::seen(delivery)\n";
     let (plain, looked) = (printed("3"), printed("4").replace(handler, looking));

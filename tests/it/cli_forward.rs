@@ -289,7 +289,11 @@ fn what_cannot_be_forwarded_to_is_refused_before_anything_is_done() {
         #[cfg(not(feature = "sink-redis"))]
         ("redis://host/0/key", "build it with the features cli and sink-redis"),
         #[cfg(feature = "sink-redis")]
-        ("redis://host", "address of a Redis sink"),
+        ("redis://host", "behind the host stand the database"),
+        #[cfg(not(feature = "sink-kafka"))]
+        ("kafka://host/topic", "build it with the features cli and sink-kafka"),
+        #[cfg(feature = "sink-kafka")]
+        ("kafka://ann:s3cret@host/topic", "address of a Kafka sink"),
     ] {
         let ran = once(&scratch, "cart-1", to, "web").ends(2);
         assert!(ran.err.contains(why), "{to}: no {why:?} in {}", ran.err);
@@ -313,4 +317,30 @@ fn what_cannot_be_forwarded_to_is_refused_before_anything_is_done() {
     let whole = format!("file://{}/out.ndjson", scratch.path().display());
     once(&scratch, "cart-1", &whole, "web").ends(0);
     assert_eq!(positions(&scratch, "out.ndjson"), [1, 3, 5]);
+}
+
+#[cfg(feature = "sink-redis")]
+#[test]
+fn events_of_a_stream_go_to_redis() {
+    let Some(server) = crate::support::redis_server::RedisServer::start(&[]) else { return };
+    let scratch = Scratch::new();
+    fill(&scratch);
+    let to = format!("redis://127.0.0.1:{}/0/events", server.port());
+    for forwarded in [3, 0] {
+        assert_eq!(once(&scratch, "cart-1", &to, "redis").ends(0).object()["forwarded"], forwarded);
+        assert_eq!(server.entries("events").len(), 3);
+    }
+}
+
+#[cfg(feature = "sink-kafka")]
+#[test]
+fn events_of_a_stream_go_to_kafka() {
+    let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+    cluster.create_topic("events", 1, 1).unwrap();
+    let scratch = Scratch::new();
+    fill(&scratch);
+    let to = format!("kafka://{}/events", cluster.bootstrap_servers());
+    for forwarded in [3, 0] {
+        assert_eq!(once(&scratch, "cart-1", &to, "kafka").ends(0).object()["forwarded"], forwarded);
+    }
 }

@@ -69,7 +69,7 @@ The fields of a row of `ls`, with --json; those that do not apply are null: `nam
 `position`, `attempts`, `reason`, `error`, `stream`, `type`, `source_position`, `source_revision`, `first_failed`, `last_failed`,
 `handed_out`, `replaces` (the number of the dead letter that was redriven and failed again as this one), `lost` (positions, of a
 damaged stretch), `redriven`, and `lag` and `in_flight`, always null. `show` adds `event`, the object that `dead export` writes,
-whose headers begin with those that made it a dead letter.
+whose headers begin with those that made it a dead letter. `export --as-test` gives `name`, `position` and `test`.
 
 `redrive` and `drop` change nothing without --yes. With it they need the store for themselves, and are refused while
 another process writes to it. A row of theirs, with --json, is one group: `name`, `action`, `done` (false without --yes), `moved`,

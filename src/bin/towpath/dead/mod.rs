@@ -41,6 +41,13 @@ struct Row<'a> {
     redriven: bool,
 }
 
+#[derive(Serialize)]
+struct Test<'a> {
+    name: &'a str,
+    position: u64,
+    test: String,
+}
+
 pub(crate) fn run(verb: &DeadVerb, out: &mut Out) -> Result<Answer> {
     match verb {
         DeadVerb::Ls(chosen) => print_each(chosen, out, print),
@@ -186,8 +193,11 @@ fn print_fully(group: &str, letter: &DeadLetter, out: &mut Out) -> Result<()> {
 fn print_test(chosen: &Chosen, position: Position, out: &mut Out) -> Result<Answer> {
     let store = Store::open_read_only(&chosen.dir)?;
     let (group, letter) = letter_at(&store, chosen, position)?;
-    for line in replay::test(&store, &group, &letter)? {
-        out.line(&line)?;
+    let lines = replay::test(&store, &group, &letter)?;
+    if out.is_json() {
+        out.object(&Test { name: &group, position: position.get(), test: lines.join("\n") })?;
+    } else {
+        lines.iter().try_for_each(|line| out.line(line))?;
     }
     Ok(Answer::Good)
 }

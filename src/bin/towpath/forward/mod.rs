@@ -87,11 +87,13 @@ fn take_turns(forwarder: &mut Forwarder<Cursor, Box<dyn Sink>>, once: bool, stop
     while !stop.load(Ordering::Relaxed) {
         let done = forwarder.turn(patience)?;
         let counters = watch.counters();
-        if once && done.waits.is_some() {
+        told.tell_losses(&counters);
+        if !once {
+            told.tell_state(&counters);
+        } else if done.waits.is_some() {
             let why = counters.last_error.unwrap_or_default();
             return Err(Failure::NotGood(format!("{why}; the rest is forwarded the next time")));
         }
-        told.tell(&counters);
         if once && done == Forwarded::default() {
             break;
         }
@@ -108,8 +110,8 @@ struct Told {
 }
 
 impl Told {
-    /// Tells what is new: once when the sink is down, and why, and once when it is back.
-    fn tell(&mut self, counters: &ForwardCounters) {
+    /// Tells it once when the sink is down, and why, and once when it is back.
+    fn tell_state(&mut self, counters: &ForwardCounters) {
         let down = counters.last_error.clone().filter(|_| counters.down_since.is_some());
         if down != self.down {
             match &down {
@@ -118,6 +120,10 @@ impl Told {
             }
             self.down = down;
         }
+    }
+
+    /// Tells what was passed over since the last time.
+    fn tell_losses(&mut self, counters: &ForwardCounters) {
         tell_more("refused", &counters.refused, &mut self.refused);
         tell_more("lost", &counters.lost, &mut self.lost);
     }
