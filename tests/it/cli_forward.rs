@@ -202,6 +202,37 @@ fn it_waits_for_new_events_and_ends_when_it_is_asked_to_while_it_waits() {
 }
 
 #[test]
+fn a_second_signal_does_not_wait_for_the_server() {
+    let scratch = Scratch::new();
+    fill(&scratch);
+    let server = Server::start();
+    let (mut child, _out) = start(&scratch, &server.url());
+    assert_eq!(server.next(), "1");
+    signal(&child, Signal::INT);
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), None, "it was ended by a signal");
+}
+
+#[test]
+fn a_server_that_is_down_is_told_once_and_asked_until_it_works() {
+    let scratch = Scratch::new();
+    fill(&scratch);
+    let server = Server::start();
+    [503, 503, 200, 200, 200].into_iter().for_each(|status| server.answer(status, 1));
+    let (mut child, mut out) = start(&scratch, &server.url());
+    let mut err = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut told = || err.next().unwrap().unwrap();
+    let first = told();
+    assert!(first.contains("503") && first.ends_with("; it is asked again until it works"), "{first}");
+    assert_eq!(told(), "towpath: it works again");
+    signal(&child, Signal::TERM);
+    let mut said = String::new();
+    out.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("web: forwarded 3 of cart-1 "), "{said}");
+    assert_eq!((child.wait().unwrap().code(), err.count()), (Some(0), 0));
+}
+
+#[test]
 fn a_killed_forwarder_forwards_again_what_was_not_settled() {
     let scratch = Scratch::new();
     fill(&scratch);
