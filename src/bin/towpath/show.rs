@@ -64,9 +64,11 @@ pub(crate) fn without_secrets(text: &str) -> String {
         Some((_, behind)) => format!("{before}://…@{behind}"),
         None => text.to_owned(),
     };
-    let end = shown.rfind('\'').unwrap_or(shown.len());
-    if let Some(query) = shown[before.len()..end].find('?') {
-        shown.replace_range(before.len() + query..end, "?…");
+    // The quotes that a usage error puts around it are no part of it.
+    let begin = before.len();
+    let end = shown[begin..].rfind('\'').map_or(shown.len(), |quote| begin + quote);
+    if let Some(query) = shown[begin..end].find('?') {
+        shown.replace_range(begin + query..end, "?…");
     }
     shown
 }
