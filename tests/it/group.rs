@@ -238,6 +238,25 @@ fn many_that_wait_for_their_time_do_not_hold_up_new_ones() {
     assert_eq!(positions(&pull(&mut member, 1)), [1]);
 }
 
+/// A group whose filter an index answers has looked at everything, too, when nothing is left.
+#[test]
+fn a_group_that_has_everything_is_not_behind_whatever_came_that_is_not_meant() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    store.append("wanted-1", NewEvent::new("added", "")).unwrap();
+    fill(&store, 200);
+    let group = || store.group("mail").filter(Query::new().category("wanted")).open().unwrap();
+    let mut member = group().member().unwrap();
+    let batch = pull(&mut member, 10);
+    assert_eq!((batch.len(), group().lag() > 0), (1, true));
+    all_done(&mut member, &batch);
+    assert!(pull(&mut member, 10).is_empty());
+    member.flush().unwrap();
+    assert_eq!(group().lag(), 0);
+    drop(member);
+    assert_eq!(store.consumers().unwrap()[0].lag, 0, "it is recorded when the last member goes");
+}
+
 /// G6, D1.
 #[test]
 fn a_rejected_delivery_is_one_dead_letter_with_everything_and_a_released_one_was_never_tried() {

@@ -58,7 +58,10 @@ impl Core {
                 Some((offset, len)) => Step::Event { offset, len, position: run.walk.next().previous() },
                 None => match run.walk.step(&store.inner.log, until)? {
                     Some(step) => step,
-                    None => break,
+                    None => {
+                        run.exhausted = until;
+                        break;
+                    }
                 },
             };
             match step {

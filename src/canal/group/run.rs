@@ -32,6 +32,8 @@ pub(super) const TAKEN_AWAY: &str = "its lease ran out, or it was given back";
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) walk: Walk,
+    /// Up to here the walk has found everything: it does not move on where nothing is meant.
+    pub(super) exhausted: Position,
     pub(super) lanes: Lanes,
     pub(super) claims: BTreeMap<u64, Claim>,
     pub(super) deadlines: BTreeSet<(Timestamp, u64)>,
@@ -99,6 +101,7 @@ impl Run {
             (ledger.scanned, ledger.rows.iter().filter(is_passed).count())
         };
         Ok(Self {
+            exhausted: scanned,
             walk: Walk::new(&store.inner.log, Filter::Query(settings.filter.clone()), scanned.next())?,
             lanes,
             claims: BTreeMap::new(),
@@ -121,7 +124,7 @@ impl Run {
 
     /// The last position that was looked at.
     pub(super) fn looked(&self) -> Position {
-        self.walk.next().previous()
+        self.walk.next().previous().max(self.exhausted)
     }
 
     /// Looks for the answers to what was sent: all of them, or those that are there. What could not be written goes back.
