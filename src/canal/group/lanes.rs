@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::id::Timestamp;
+use crate::log::ledger::ranges::Ranges;
 
 /// Everything that waits. A delivery with an order key stands in the lane of its key, and a lane moves only when nothing
 /// of it is in somebody's hands; one without stands by itself.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    loose: BTreeSet<u64>,
+    /// Those without a key that may come. After a crash there may be millions, most of them one after the other.
+    loose: Ranges,
     keyed: HashMap<u64, Lane>,
     /// Lanes that may move: first position, key.
     ready: BTreeSet<(u64, u64)>,
@@ -35,7 +37,7 @@ impl Lanes {
             self.delayed.insert((time, position), key);
         }
         match key {
-            None if not_before.is_none() => _ = self.loose.insert(position),
+            None if not_before.is_none() => self.loose.insert(position),
             None => {}
             Some(key) => {
                 let lane = self.keyed.entry(key).or_default();
@@ -53,7 +55,7 @@ impl Lanes {
         {
             let ((_, position), key) = entry.remove_entry();
             match key {
-                None => _ = self.loose.insert(position),
+                None => self.loose.insert(position),
                 Some(key) => {
                     if let Some(lane) = self.keyed.get_mut(&key) {
                         lane.delayed -= 1;
@@ -71,7 +73,7 @@ impl Lanes {
 
     /// The first that may be handed out, in the order of the log.
     pub(super) fn first(&self) -> Option<(u64, Option<u64>)> {
-        let loose = self.loose.first().map(|position| (*position, None));
+        let loose = self.loose.first().map(|position| (position, None));
         let keyed = self.ready.first().map(|(position, key)| (*position, Some(*key)));
         match (loose, keyed) {
             (Some(loose), Some(keyed)) => Some(if loose.0 < keyed.0 { loose } else { keyed }),
@@ -88,7 +90,7 @@ impl Lanes {
     /// Takes one that waits out: it is handed out, or it ends.
     pub(super) fn take(&mut self, position: u64, key: Option<u64>) {
         match key {
-            None => _ = self.loose.remove(&position),
+            None => self.loose.remove(position),
             Some(key) => {
                 if let Some(lane) = self.keyed.get_mut(&key) {
                     lane.waiting.remove(&position);

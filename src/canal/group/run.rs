@@ -77,23 +77,22 @@ pub(super) struct Held {
 
 impl Run {
     pub(super) fn new(store: &Store, settings: &Settings, ledger: &Mutex<Ledger>, told: Told) -> Result<Self> {
-        let mut lanes = Lanes::default();
-        let waiting: Vec<(u64, Timestamp)> = {
+        {
             let mut ledger = guard(ledger);
             for row in ledger.rows.iter_mut() {
                 row.set_held(false);
                 row.set_alone(row.claim > 0);
             }
-            let time = |position| ledger.histories.get(&position).map_or(Timestamp::default(), |kept| kept.not_before);
-            ledger
-                .rows
-                .iter()
-                .map(|row| (row.position, if row.claim > 0 { Timestamp::default() } else { time(row.position) }))
-                .collect()
-        };
-        for (position, not_before) in waiting {
-            let key = key_of(store, settings, position)?;
-            lanes.put(position, key, Some(not_before).filter(|time| *time > Timestamp::default()));
+        }
+        // Some at a time: there may be millions, and their keys are read without the lock.
+        let (mut lanes, mut next) = (Lanes::default(), Some(0));
+        while let Some(from) = next {
+            let some = waiting(&guard(ledger), from);
+            next = some.last().map(|(position, _)| position + 1);
+            for (position, not_before) in some {
+                let key = key_of(store, settings, position)?;
+                lanes.put(position, key, Some(not_before).filter(|time| *time > Timestamp::default()));
+            }
         }
         let (scanned, passed) = {
             let ledger = guard(ledger);
@@ -283,6 +282,15 @@ impl Run {
         let lease = self.deadlines.first().map(|(deadline, _)| *deadline);
         lease.into_iter().chain(self.lanes.next_time()).min()
     }
+}
+
+/// Unsettled deliveries from a position on, each with the time before which it may not come.
+fn waiting(ledger: &Ledger, from: u64) -> Vec<(u64, Timestamp)> {
+    let not_before = |row: &Row| match ledger.histories.get(&row.position) {
+        Some(history) if row.claim == 0 => history.not_before,
+        _ => Timestamp::default(),
+    };
+    ledger.rows.from(from).take(4096).map(|row| (row.position, not_before(row))).collect()
 }
 
 /// The part, offset and length of an event, or the damage in its place.

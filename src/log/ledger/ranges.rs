@@ -15,6 +15,32 @@ impl Ranges {
         self.0.range(..=number).next_back().is_some_and(|(_, last)| *last >= number)
     }
 
+    /// The lowest number.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.0.first_key_value().map(|(first, _)| *first)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn remove(&mut self, number: u64) {
+        let Some((first, last)) = self.0.range(..=number).next_back().map(|(first, last)| (*first, *last)) else {
+            return;
+        };
+        if last < number {
+            return;
+        }
+        if first < number {
+            self.0.insert(first, number - 1);
+        } else {
+            self.0.remove(&first);
+        }
+        if number < last {
+            self.0.insert(number + 1, last);
+        }
+    }
+
     /// How many numbers it has.
     pub(crate) fn count(&self) -> u64 {
         self.0.iter().map(|(first, last)| last - first + 1).sum()
@@ -49,5 +75,25 @@ mod tests {
         }
         assert_eq!(ranges.stretches().collect::<Vec<_>>(), [(1, 5), (9, 9)]);
         assert_eq!((ranges.count(), ranges.contains(4), ranges.contains(6)), (6, true, false));
+    }
+
+    #[test]
+    fn numbers_come_and_go_as_in_any_set() {
+        let (mut ranges, mut model) = (Ranges::default(), std::collections::BTreeSet::new());
+        let mut seed = 7u64;
+        for _ in 0..20_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let number = (seed >> 33) % 60;
+            if seed >> 63 == 0 {
+                ranges.insert(number);
+                model.insert(number);
+            } else {
+                ranges.remove(number);
+                model.remove(&number);
+            }
+            assert_eq!((ranges.count(), ranges.first()), (model.len() as u64, model.first().copied()));
+        }
+        assert!((0..60).all(|number| ranges.contains(number) == model.contains(&number)));
+        assert_eq!(ranges.is_empty(), model.is_empty());
     }
 }

@@ -64,6 +64,12 @@ impl Rows {
         self.rows.iter().filter(|row| row.marks & GONE == 0)
     }
 
+    /// Those from a position on.
+    pub(crate) fn from(&self, position: u64) -> impl Iterator<Item = &Row> {
+        let at = self.place(position).unwrap_or_else(|at| at);
+        self.rows.range(at..).filter(|row| row.marks & GONE == 0)
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.rows.iter_mut().filter(|row| row.marks & GONE == 0)
     }
