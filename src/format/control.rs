@@ -262,10 +262,11 @@ impl Control {
             }
             LETTERS => {
                 let group = take_name(&mut rest)?;
-                let dropped = runs::take(&mut rest)?;
+                // Dead letters are counted from 1.
+                let dropped = runs::take(&mut rest).filter(|dropped| dropped.first() != Some(&0))?;
                 let mut redriven = Vec::new();
                 while !rest.is_empty() {
-                    let letter = varint::take(&mut rest)?;
+                    let letter = varint::take(&mut rest).filter(|letter| *letter > 0)?;
                     redriven.push((letter, Position::new(varint::take(&mut rest)?)));
                 }
                 Control::Letters { group, redriven, dropped }
@@ -377,11 +378,11 @@ fn take_ranges(rest: &mut &[u8]) -> Option<Vec<(u64, u64)>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::event::query::Query;
 
-    fn examples() -> Vec<Control> {
+    pub(crate) fn examples() -> Vec<Control> {
         let group = || "mail".to_owned();
         let time = Timestamp::from_nanos(1_700_000_000_000_000_000);
         let filter =

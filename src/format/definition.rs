@@ -40,6 +40,9 @@ impl Definition {
         let (start, order, parks, start_at) = (rest[0], rest[1], rest[2] == 1, u64_at(rest, 3));
         *rest = &rest[11..];
         let order_tag = take_text(rest)?;
+        if if order == 2 { !names::is_sound(order_tag.as_bytes()) } else { !order_tag.is_empty() } {
+            return None;
+        }
         let mut filter = Query::new();
         for _ in 0..varint::take(rest)? {
             let mut item = Item::default();

@@ -3,6 +3,7 @@
 use crate::event::codec::Codec;
 use crate::event::draft::NewEvent;
 use crate::format::control::Control;
+use crate::format::control::tests::examples;
 use crate::format::frame::{self, Found, Nonce, Place, flag};
 use crate::format::header::{self, Header, Previous};
 use crate::format::index::{self, Summary, Unit};
@@ -97,6 +98,11 @@ fn index_file() -> Vec<u8> {
     index::encode(&summary, &[first], &terms).expect("a small index")
 }
 
+/// One of the examples that the control records' own tests have.
+fn record(at: usize) -> Vec<u8> {
+    examples()[at].encode()
+}
+
 fn lock_file() -> [u8; 4096] {
     lock::encode(&Holder { pid: 4121, store: STORE, since: time(0) })
 }
@@ -114,6 +120,10 @@ fn agree(spec: &str) -> bool {
         ("segment header", header::encode(&second_header()).to_vec()),
         ("index file", index_file()),
         ("lock file", lock_file().to_vec()),
+        ("group record", record(3)),
+        ("claimed record", record(4)),
+        ("settled record", record(5)),
+        ("unsettled record", record(6)),
     ]
     .into_iter()
     .all(|(title, made)| without_end(example(spec, title)) == without_end(made))
@@ -126,6 +136,10 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
     assert_eq!(example(SPEC, "segment header"), header::encode(&second_header()));
     assert_eq!(example(SPEC, "index file"), index_file());
     assert_eq!(without_end(example(SPEC, "lock file")), without_end(lock_file().to_vec()));
+    assert_eq!(example(SPEC, "group record"), record(3));
+    assert_eq!(example(SPEC, "claimed record"), record(4));
+    assert_eq!(example(SPEC, "settled record"), record(5));
+    assert_eq!(example(SPEC, "unsettled record"), record(6));
     assert!(agree(SPEC));
 
     // The control: one byte in the spec changed, in each of the examples.
@@ -135,6 +149,10 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
         ("0010  10 11", "0010  10 12"),
         ("1060  86 04 07", "1060  86 04 08"),
         ("0008  19 10", "0008  19 11"),
+        ("000a  02 01 00 02 06", "000a  02 01 00 02 07"),
+        ("0012  01 03 01", "0012  01 03 02"),
+        ("0014  01 12", "0014  01 13"),
+        ("0007  04 ab 02", "0007  04 ab 03"),
     ] {
         let changed = SPEC.replacen(byte, other, 1);
         assert_ne!(changed, SPEC, "{byte}");
@@ -151,6 +169,10 @@ fn the_examples_in_the_spec_read_back() {
     assert_eq!(event.extras().tags().collect::<Vec<_>>(), ["sku:tea"]);
     assert_eq!(event.extras().headers().collect::<Vec<_>>(), ["by", "Ann"]);
     assert_eq!(SECOND_EVENT + event.stride() as u64 + control_frame().len() as u64, END);
+
+    for (title, at) in [("group record", 3), ("claimed record", 4), ("settled record", 5), ("unsettled record", 6)] {
+        assert_eq!(Control::decode(&example(SPEC, title)).as_ref(), Some(&examples()[at]), "{title}");
+    }
 
     let page = example(SPEC, "segment header");
     assert_eq!(header::decode(page[..].try_into().unwrap()), Ok(second_header()));

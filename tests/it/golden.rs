@@ -327,12 +327,191 @@ fn the_damaged_store_of_version_1_tells_exactly_its_damage() {
     assert!(inspect::verify(&path, |_| {}).unwrap().ok);
 }
 
+const GROUPS: [&str; 17] = [
+    "cursor cursor: at 3, 0 in flight, 0 wait, 0 dead, paused: false",
+    "group mail: at 8, 2 in flight, 2 wait, 2 dead, paused: false",
+    "unsettled 1: 1 attempts, in flight: true, first 30, failed -1 to -1, not before -1, \"\"",
+    "unsettled 3: 1 attempts, in flight: false, first 1, failed 2 to 2, not before 22, \"busy\"",
+    "unsettled 6: 0 attempts, in flight: false, first 1, failed -1 to -1, not before -1, \"\"",
+    "unsettled 7: 1 attempts, in flight: true, first 1, failed -1 to -1, not before -1, \"\"",
+    "dead letter 1 of 1 \"cart-1\"/Some(1): rejected after 1 attempts, first 1, failed 2 to 2, \"no such cart\", redriven: true, replaces None, added [(\"by\", \"Ann\")]",
+    "dead letter 3 of 4 \"cart-1\"/Some(2): rejected after 1 attempts, first 1, failed 2 to 2, \"größer als erlaubt\", redriven: false, replaces None, taken [(\"by\", \"Ann\")]",
+    "group moved: at 6, 0 in flight, 0 wait, 0 dead, paused: false",
+    "group parks: at 19, 2 in flight, 0 wait, 4 dead, paused: false",
+    "unsettled 13: 1 attempts, in flight: true, first 2, failed -1 to -1, not before -1, \"\"",
+    "unsettled 14: 1 attempts, in flight: true, first 2, failed -1 to -1, not before -1, \"\"",
+    "dead letter 1 of 9 \"cart-3\"/Some(3): rejected after 1 attempts, first 2, failed 2 to 2, \"this one\", redriven: false, replaces None, added [(\"by\", \"Ann\")]",
+    "dead letter 2 of 10 \"cart-1\"/Some(4): parked after 0 attempts, first -1, failed 2 to 2, \"it follows a dead letter under its order key\", redriven: false, replaces None, taken [(\"by\", \"Ann\")]",
+    "dead letter 3 of 11 \"cart-2\"/Some(4): parked after 0 attempts, first -1, failed 2 to 2, \"it follows a dead letter under its order key\", redriven: false, replaces None, added [(\"by\", \"Ann\")]",
+    "dead letter 4 of 12 \"cart-3\"/Some(4): parked after 0 attempts, first -1, failed 2 to 2, \"it follows a dead letter under its order key\", redriven: false, replaces None, taken [(\"by\", \"Ann\")]",
+    "group paused: at 1, 0 in flight, 0 wait, 0 dead, paused: true",
+];
+
+/// What comes of `mail` in the end, and its attempts.
+const COMES: [(u64, u32); 10] = [(1, 2), (3, 2), (6, 1), (7, 2), (8, 1), (9, 1), (10, 1), (11, 1), (12, 1), (13, 1)];
+
+/// What `groups` says of its groups, a line for each fact. Times are in seconds.
+fn told_of_groups(store: &Store) -> Vec<String> {
+    let second =
+        |time: Option<Timestamp>| time.map_or(-1, |time| (time.as_nanos() / 1_000_000_000) as i64 - 1_700_000_000);
+    let mut lines = Vec::new();
+    for one in store.consumers().unwrap() {
+        lines.push(format!(
+            "{} {}: at {}, {} in flight, {} wait, {} dead, paused: {}",
+            one.kind, one.name, one.position, one.in_flight, one.waiting, one.dead, one.paused
+        ));
+        if one.kind != "group" {
+            continue;
+        }
+        for one in store.unsettled(&one.name).unwrap() {
+            lines.push(format!(
+                "unsettled {}: {} attempts, in flight: {}, first {}, failed {} to {}, not before {}, {:?}",
+                one.position,
+                one.attempts,
+                one.in_flight,
+                second(one.handed_out),
+                second(one.first_failed),
+                second(one.last_failed),
+                second(one.not_before),
+                one.why
+            ));
+        }
+        for letter in store.dead_letters(&one.name).unwrap().iter().unwrap() {
+            let letter = letter.unwrap();
+            lines.push(format!(
+                "dead letter {} of {} {:?}/{:?}: {} after {} attempts, first {}, failed {} to {}, {:?}, redriven: {}, replaces {:?}, {} {:?}",
+                letter.number(),
+                letter.source_position(),
+                letter.source_stream().unwrap_or_default(),
+                letter.source_revision().map(|revision| revision.get()),
+                letter.reason(),
+                letter.attempts(),
+                second(letter.first_handed_out()),
+                second(Some(letter.first_failed())),
+                second(Some(letter.last_failed())),
+                letter.error(),
+                letter.is_redriven(),
+                letter.replaces().map(|revision| revision.get()),
+                letter.event().type_name(),
+                letter.headers().collect::<Vec<_>>(),
+            ));
+        }
+    }
+    lines
+}
+
+#[test]
+fn the_groups_of_version_1_stand_where_they_stood() {
+    let (_dir, path) = golden("groups");
+    let before = files::snapshot(&path);
+    let told = told_of_groups(&Store::open_read_only(&path).unwrap());
+    assert_eq!(told, GROUPS);
+    assert!(files::snapshot(&path) == before, "reading changed something");
+    assert!(inspect::verify(&path, |_| {}).unwrap().ok);
+
+    // They go on, once by what the last segment says of them, and once by what is carried into another one.
+    for _ in 0..2 {
+        let clock = Arc::new(ManualClock::at(seconds(100)));
+        let store = Options::new().durability(Durability::Os).clock(clock).open(&path).unwrap();
+        assert_eq!(told_of_groups(&store), GROUPS);
+        let group = mail(&store).open().unwrap();
+        drop(group);
+        store.append("blob", NewEvent::new("stored", &[0; 1 << 20])).unwrap();
+        store.close().unwrap();
+    }
+    let store = Options::new().durability(Durability::Os).open(&path).unwrap();
+    assert!(matches!(store.group("mail").open().unwrap_err(), Error::ConsumerDiffers { .. }));
+    let mut member = mail(&store).open().unwrap().member().unwrap();
+    let mut came = Vec::new();
+    loop {
+        let batch = member.pull_batch(10, std::time::Duration::ZERO).unwrap();
+        if batch.is_empty() {
+            break;
+        }
+        came.extend(batch.iter().map(|delivery| (delivery.position().get(), delivery.attempt())));
+        for delivery in &batch {
+            member.settle(delivery.token(), towpath::Settlement::Done).unwrap();
+        }
+    }
+    assert_eq!(came, COMES);
+
+    // The control: one fact that is another one.
+    assert_ne!(told_of_groups(&store), GROUPS);
+}
+
+fn mail(store: &Store) -> towpath::GroupBuilder {
+    let retry = towpath::Retry::fixed(std::time::Duration::from_secs(20)).attempts(3);
+    let filter =
+        Query::new().category("cart").types(["added", "taken"]).or(Query::new().subject("shop.*.cart").tags(["gift"]));
+    store.group("mail").order(towpath::Order::Stream).retry(retry).filter(filter)
+}
+
+fn write_groups(path: &Path) {
+    use std::time::Duration;
+    use towpath::{OnFailure, Order, Reason, Settlement, Start};
+
+    let dir = Scratch::new();
+    let clock = Arc::new(ManualClock::at(seconds(0)));
+    let options = Options::new().durability(Durability::Os).segment_bytes(64 << 10).clock(clock.clone());
+    let store = options.open(dir.store_path()).unwrap();
+    let append = |stream: &str, type_name: &str, tag: &str| {
+        store.append(stream, NewEvent::new(type_name, "tea").tag(tag).header("by", "Ann")).unwrap();
+    };
+    for number in 0..12 {
+        append(["cart-1", "cart-2", "cart-3"][number % 3], ["added", "taken"][number % 2], "customer:7");
+    }
+    append("shop.north.cart", "opened", "gift");
+    append("shop.north.cart", "opened", "customer:8");
+
+    // One of each end, and of each way to be unsettled.
+    let mut member = mail(&store).open().unwrap().member().unwrap();
+    clock.set(seconds(1));
+    let batch = member.pull_batch(7, Duration::ZERO).unwrap();
+    let token = |position: u64| batch.iter().find(|one| one.position().get() == position).unwrap().token();
+    let reject = |why: &str| Settlement::Reject { reason: Reason::Rejected, why: why.to_owned() };
+    clock.set(seconds(2));
+    member.settle(token(1), reject("no such cart")).unwrap();
+    member.settle(token(2), reject("nobody wants it")).unwrap();
+    member.settle(token(3), Settlement::Retry { after: None, why: "busy".to_owned() }).unwrap();
+    member.settle(token(4), reject("größer als erlaubt")).unwrap();
+    member.settle(token(5), Settlement::Done).unwrap();
+    member.flush().unwrap();
+    let dead = store.dead_letters("mail").unwrap();
+    let letters: Vec<_> = dead.iter().unwrap().map(Result::unwrap).collect();
+    dead.drop_letters(&letters[1..2]).unwrap();
+    dead.redrive(&letters[..1]).unwrap();
+
+    let parks = store.group("parks").order(Order::Tag("customer:".to_owned())).on_failure(OnFailure::Park);
+    let mut parking = parks.start(Start::At(Position::new(9))).open().unwrap().member().unwrap();
+    let first = parking.pull_batch(1, Duration::ZERO).unwrap();
+    parking.settle(first.last().unwrap(), reject("this one")).unwrap();
+    parking.pull_batch(9, Duration::ZERO).unwrap();
+    let paused = store.group("paused").start(Start::Time(seconds(0))).open().unwrap();
+    paused.pause().unwrap();
+    store.seek("cursor", Position::new(3)).unwrap();
+    drop(store.group("removed").open().unwrap());
+    store.remove_consumer("removed").unwrap();
+    let moved = store.group("moved").start(Start::End).open().unwrap();
+    store.seek("moved", Position::new(6)).unwrap();
+
+    // What stands so far is carried into another segment, and goes on there.
+    store.append("blob", NewEvent::new("stored", &[1; 62_000])).unwrap();
+    clock.set(seconds(30));
+    member.settle(token(7), Settlement::Release).unwrap();
+    member.pull_batch(2, Duration::ZERO).unwrap();
+    files::copy(&dir.store_path(), path);
+    let _not_of_the_log = std::fs::remove_file(path.join("spare.tmp"));
+    drop((member, parking, paused, moved));
+    cut_newest(path);
+}
+
 /// Writes the golden stores into the directory that `TOWPATH_WRITE_GOLDEN` names. Does nothing without it.
 #[test]
 fn golden_stores_are_written_on_request_only() {
     let Some(target) = std::env::var_os("TOWPATH_WRITE_GOLDEN").map(PathBuf::from) else { return };
     write_whole(&target.join("whole"));
     write_damaged(&target.join("damaged"));
+    write_groups(&target.join("groups"));
 }
 
 /// Cuts the newest segment behind the page where its data ends, so that the fixture is small.

@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(lanes.first(), Some((5, Some(KEY))));
         lanes.take(5, Some(KEY));
         lanes.take(6, None);
-        assert!(lanes.keyed.is_empty() && lanes.ready.is_empty() && lanes.loose.is_empty());
+        assert!(lanes.keyed.is_empty() && lanes.ready.is_empty() && lanes.loose.first().is_none());
     }
 
     #[test]

@@ -1,0 +1,4 @@
+//! See `control` in `src/fuzzing.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| towpath::fuzzing::control(input));
