@@ -425,6 +425,14 @@ fn a_pull_costs_the_batch_and_not_the_history() {
         assert!(is_gapless(start, &positions(&batch)) && !batch.is_empty());
         let cost = touched_kib(&dir.store_path()) - before;
         assert!(cost <= MOST_KIB, "64 events from {start} on cost {cost} KiB");
+
+        // The same for a member of a group, whose claim is written, too.
+        let before = touched_kib(&dir.store_path());
+        let group = store.group(format!("from {start}")).start(Start::At(Position::new(start))).open().unwrap();
+        let batch = group.member().unwrap().pull_batch(64, Duration::ZERO).unwrap();
+        assert!(is_gapless(start, &positions(&batch)) && !batch.is_empty());
+        let cost = touched_kib(&dir.store_path()) - before;
+        assert!(cost <= MOST_KIB, "64 deliveries from {start} on cost {cost} KiB");
     }
     store.close().unwrap();
 

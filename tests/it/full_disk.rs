@@ -1,4 +1,4 @@
-//! W11, W12: a disk without room, and one that fails.
+//! W11, W12: a disk without room, and one that fails; and what groups make of it (G8, G13, D1).
 
 use std::fs;
 use std::io::Write;
@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use towpath::{Durability, Error, NewEvent, Options, Store, inspect};
+use towpath::{
+    Batch, Canal as _, Commit, Durability, Error, Member, NewEvent, Options, Reason, Retry, Settlement, Store,
+    Transact as _, inspect,
+};
 
 use crate::support::Scratch;
 use crate::support::child::{self, say};
@@ -240,4 +243,186 @@ fn a_failed_sync_stops_the_writer_for_good() {
         Err(other) => panic!("{other:?}"),
     }
     say(acknowledged);
+}
+
+fn member(store: &Store) -> Member {
+    let retry = Retry::fixed(Duration::ZERO).attempts(9);
+    store.group("mail").retry(retry).filter(towpath::Query::new().stream("s-1")).open().unwrap().member().unwrap()
+}
+
+fn reject() -> Settlement {
+    Settlement::Reject { reason: Reason::TooLarge, why: "too much".to_owned() }
+}
+
+fn letters(store: &Store) -> Vec<u64> {
+    let letters = store.dead_letters("mail").unwrap().iter().unwrap();
+    letters.map(|letter| letter.unwrap().source_position().get()).collect()
+}
+
+/// W11, G8, D1: what is settled while there is no room is told, kept, and written once there is.
+#[test]
+fn a_full_disk_loses_no_settlement_and_writes_none_twice() {
+    const NAME: &str = "full_disk::a_full_disk_loses_no_settlement_and_writes_none_twice";
+    let Some((role, disk)) = child::role() else {
+        if !child::can_mount() {
+            return child::skip(NAME, "mounting needs root and `unshare`");
+        }
+        for durability in ["sync", "os"] {
+            let scratch = Scratch::new();
+            let disk = scratch.path().join("disk");
+            fs::create_dir(&disk).unwrap();
+            assert_eq!(child::said(child::in_own_mounts(NAME, durability, &disk)), ["done"], "{durability}");
+        }
+        return;
+    };
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(&disk).status();
+    assert!(mounted.unwrap().success());
+    let (path, ballast) = (disk.join("store"), disk.join("ballast"));
+    let store = options(&role).open(&path).unwrap();
+    for _ in 0..60 {
+        append(&store).unwrap();
+    }
+    let mut mail = member(&store);
+    let (mut rejected, mut done) = (Vec::new(), Vec::new());
+    for round in 0..3 {
+        let batch = mail.pull_batch(15, Duration::ZERO).unwrap();
+        assert_eq!(batch.len(), 15);
+        fill(&ballast, 0);
+        while store.append("filler", NewEvent::new("t", &[1; 400])).is_ok() {}
+        while store.append("filler", NewEvent::new("t", "")).is_ok() {}
+
+        let mut told = 0;
+        for (at, delivery) in batch.iter().enumerate().skip(1) {
+            let (settlement, list) = match at % 3 {
+                0 => (reject(), &mut rejected),
+                _ => (Settlement::Done, &mut done),
+            };
+            // The error may be of an earlier one; this one is taken all the same.
+            if let Err(error) = mail.settle(delivery.token(), settlement) {
+                assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+                told += 1;
+            }
+            list.push(delivery.position().get());
+            assert!(matches!(
+                mail.settle(delivery.token(), reject()),
+                Err(Error::NotHeld { .. } | Error::DiskFull { .. })
+            ));
+        }
+        for _ in 0..2 {
+            assert!(matches!(mail.flush(), Err(Error::DiskFull { .. })));
+            assert!(matches!(mail.pull_batch(9, Duration::ZERO), Err(Error::DiskFull { .. })));
+        }
+        let first = batch.get(0).unwrap();
+        let mut commit = Commit::new();
+        commit.event("results", NewEvent::new("t", &PAYLOAD));
+        let refused = mail.commit_and_settle(&mut commit, &[first.token()]);
+        assert!(matches!(refused, Err(Error::DiskFull { .. })), "{refused:?} {told}");
+        assert_eq!(store.revision("results").unwrap().get(), round);
+
+        // Whoever comes after a crash now finds everything that was not written.
+        let crashed = Scratch::new();
+        files::copy(&path, &crashed.store_path());
+        let found = options(&role).open(crashed.store_path()).unwrap();
+        let left: Vec<u64> = found.unsettled("mail").unwrap().iter().map(|one| one.position.get()).collect();
+        let ended = |position: &u64| !left.contains(position);
+        assert!(rejected.iter().all(|position| ended(position) == letters(&found).contains(position)));
+        assert!(left.len() > 1, "control: not all of it was written");
+        drop(found);
+
+        fs::remove_file(&ballast).unwrap();
+        mail.commit_and_settle(&mut commit, &[first.token()]).unwrap();
+        done.push(first.position().get());
+        mail.flush().unwrap();
+        let mut found = letters(&store);
+        found.sort_unstable();
+        assert_eq!((found, store.unsettled("mail").unwrap()), (rejected.clone(), vec![]));
+    }
+    let batch = mail.pull_batch(100, Duration::ZERO).unwrap();
+    done.extend(batch.iter().map(|one| one.position().get()));
+    assert!(batch.iter().all(|one| one.attempt() == 1));
+    mail.settle_all(&batch.iter().map(|one| one.token()).collect::<Vec<_>>()).unwrap();
+    drop(mail);
+    let mut all = [done, rejected].concat();
+    all.sort_unstable();
+    assert!(all.iter().copied().eq(1..=60), "each once: {all:?}");
+    store.close().unwrap();
+    let store = options(&role).open(&path).unwrap();
+    assert!(member(&store).pull_batch(9, Duration::ZERO).unwrap().is_empty());
+    say("done");
+}
+
+/// W12, G13: a settlement that makes a dead letter waits for the sync, and whoever flushes is told that it failed.
+#[test]
+fn a_failed_sync_is_told_to_whoever_settles() {
+    const NAME: &str = "full_disk::a_failed_sync_is_told_to_whoever_settles";
+    let Some((_, path)) = child::role() else {
+        if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
+            return child::skip(NAME, "it needs `strace`");
+        }
+        let mut stopped = 0;
+        for at in 1..=12 {
+            let scratch = Scratch::new();
+            let path = scratch.store_path();
+            let mut strace = Command::new("strace");
+            strace.args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"]);
+            strace.arg(format!("inject=fdatasync:error=EIO:when={at}"));
+            strace.arg(std::env::current_exe().unwrap());
+            let output = child::finish(child::of_program(strace, NAME, "sync", &path));
+            let said = child::lines(&output);
+            if !output.status.success() && said.is_empty() && child::all_of(&output).contains("ptrace") {
+                return child::skip(NAME, "`strace` may not trace here");
+            }
+            assert!(output.status.success(), "sync {at}: {}", child::all_of(&output));
+            if said[0] != "stopped" {
+                continue;
+            }
+            stopped += 1;
+            // What was flushed is there, and what was not came to one end only.
+            let store = options("sync").open(&path).unwrap();
+            let (flushed, letters) = (said[1].parse::<usize>().unwrap(), letters(&store));
+            assert!(letters.len() >= flushed && letters.is_sorted_by(|a, b| a < b), "sync {at}: {letters:?}");
+            let mut mail = member(&store);
+            while let Some(batch) = Some(mail.pull_batch(9, Duration::ZERO).unwrap()).filter(|batch| !batch.is_empty())
+            {
+                for delivery in &batch {
+                    assert!(!letters.contains(&delivery.position().get()), "sync {at}: it has ended");
+                    mail.settle(delivery.token(), Settlement::Done).unwrap();
+                }
+            }
+        }
+        assert!(stopped >= 2, "control: the failure was met {stopped} times");
+        return;
+    };
+    let store = match options("sync").open(&path) {
+        Ok(store) => store,
+        Err(Error::Io { action: "sync", .. }) => return say("not opened"),
+        Err(other) => panic!("{other:?}"),
+    };
+    let mut commit = Commit::new();
+    for _ in 0..6 {
+        commit.event("s-1", NewEvent::new("t", ""));
+    }
+    if store.commit(&commit).is_err() {
+        return say("not opened");
+    }
+    let mut mail = member(&store);
+    let batch = mail.pull_batch(6, Duration::ZERO).unwrap();
+    let mut flushed = 0;
+    for delivery in &batch {
+        let settled = mail.settle(delivery.token(), reject()).and_then(|()| mail.flush());
+        let Err(error) = settled else {
+            flushed += 1;
+            continue;
+        };
+        assert!(matches!(error, Error::Stopped { .. }), "{error:?}");
+        for _ in 0..2 {
+            assert!(matches!(mail.flush(), Err(Error::Stopped { .. })));
+            // All of it is in hand, and what is sent again may not be answered yet.
+            let pulled = mail.pull_batch(1, Duration::ZERO);
+            assert!(pulled.as_ref().map_or_else(|error| matches!(error, Error::Stopped { .. }), Batch::is_empty));
+        }
+        say("stopped");
+        return say(flushed);
+    }
+    say("untouched");
 }

@@ -618,3 +618,31 @@ fn members_on_threads_whose_leases_run_out_write_each_result_once_and_in_order()
     member.flush().unwrap();
     assert_eq!((group.in_flight(), store.unsettled("mail").unwrap()), (0, vec![]));
 }
+
+/// G13: counted in the commits that the log has.
+#[test]
+fn a_batch_that_is_settled_one_by_one_costs_two_commits() {
+    let commits = |most: usize| {
+        let dir = Scratch::new();
+        let store = dir.open();
+        fill(&store, 1_000);
+        let group = store.group("mail").filter(Query::new().category("cart")).open().unwrap();
+        let mut member = group.member().unwrap();
+        loop {
+            let batch = pull(&mut member, most);
+            if batch.is_empty() {
+                break;
+            }
+            all_done(&mut member, &batch);
+        }
+        member.flush().unwrap();
+        assert_eq!(store.unsettled("mail").unwrap(), []);
+        let segments = crate::support::files::segments(&dir.store_path());
+        let frames = segments.iter().flat_map(|segment| crate::support::files::frames(segment));
+        // The last frame of each commit; those of events are not meant.
+        frames.filter(|frame| frame.is_control && !frame.has_more).count()
+    };
+    let (of_a_hundred, of_one) = (commits(100), commits(1));
+    assert!(of_a_hundred <= 2 * 10 + 8, "{of_a_hundred} commits for 10 batches of 100");
+    assert!(of_one >= 1_000, "control: {of_one} commits for as many batches as deliveries");
+}
