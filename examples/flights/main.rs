@@ -12,7 +12,7 @@
 //!
 //! What is `pub(crate)` is used by the test that runs this page, too.
 
-mod late;
+pub(crate) mod late;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;

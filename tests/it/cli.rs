@@ -700,6 +700,9 @@ fn bench_prints_a_line_for_each_workload_with_the_fixed_fields() {
             "cursor_checkpoint",
             "group",
             "group_ordered",
+            "reactor_exactly_once",
+            "reactor_latency",
+            "sink_ndjson",
             "append_1000_subscribers"
         ]
     );

@@ -33,6 +33,12 @@ Workloads, in the order they run in, and what one sample of p50, p99 and max is:
                    all events by a cursor that keeps its checkpoint after each batch; one batch of 256
   group            all events by the one member of a group, all of them done; one batch of 256
   group_ordered    all events by four members of a group that is ordered by stream; one batch of 256
+  reactor_exactly_once
+                   all appended events by a reactor over a group that appends one for each, in the commit that settles it; one
+                   batch of 256
+  reactor_latency  at most 20,000 single events to the handler of a reactor over a group; from before the append to in
+                   the handler
+  sink_ndjson      all appended events into a file of JSON lines beside DIR, removed afterwards; one batch of 8,192, synced
   append_1000_subscribers
                    append, while a thousand subscriptions wait for events of a type that never comes; one call
 
@@ -318,6 +324,9 @@ pub(crate) enum Workload {
     CursorCheckpoint,
     Group,
     GroupOrdered,
+    ReactorExactlyOnce,
+    ReactorLatency,
+    SinkNdjson,
     #[value(name = "append_1000_subscribers")]
     Append1000Subscribers,
 }

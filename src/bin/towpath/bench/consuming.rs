@@ -1,11 +1,16 @@
 //! The workloads that consume what is stored: cursors and groups.
 
+use std::convert::Infallible;
 use std::hint::black_box;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use towpath::{Batch, Canal, Group, Order, Store, Token};
+use towpath::{
+    Batch, Canal, Commit, Delivery, FileSink, Forwarder, Group, NewEvent, Order, Query, Reactor, Store, Token,
+};
 
+use crate::bench::Plan;
 use crate::bench::measure::{Measured, Samples};
 use crate::failure::{Failure, Result};
 
@@ -13,6 +18,8 @@ use crate::failure::{Failure, Result};
 const CURSOR_BATCH: usize = 64;
 /// Events of a batch of a group, and after how many a cursor keeps its checkpoint.
 const BATCH: usize = 256;
+/// Records that are written to a file and synced together.
+const SINK_BATCH: usize = 8_192;
 /// Members of the ordered group.
 const MEMBERS: usize = 4;
 
@@ -59,6 +66,59 @@ pub(crate) fn group_ordered(store: &Store) -> Result<Measured> {
     let events = parts.iter().map(|part| part.events).sum();
     let samples = parts.into_iter().fold(Samples::new(), |all, part| all.merge(part.samples));
     Ok(Measured { events, time, samples })
+}
+
+/// A reactor over a group that appends an event for each it gets, in the same commit that settles it.
+pub(crate) fn reactor_exactly_once(store: &Store) -> Result<Measured> {
+    let group = store.group("bench-exactly-once").filter(Query::new().types(["bench.event"])).open()?;
+    let handler = |event: &Delivery<'_>, commit: &mut Commit| -> Result<(), Infallible> {
+        commit.event("bench-results", NewEvent::new("bench.result", &event.payload()[..event.payload().len().min(8)]));
+        Ok(())
+    };
+    let mut reactor = Reactor::exactly_once(group.member()?, handler).batch(BATCH);
+    let (mut events, mut samples) = (0, Samples::new());
+    let started = Instant::now();
+    loop {
+        let called = Instant::now();
+        match reactor.turn(Duration::ZERO)?.done {
+            0 => break,
+            done => events += done,
+        }
+        samples.push(called.elapsed());
+    }
+    Ok(Measured { events, time: started.elapsed(), samples })
+}
+
+/// A forwarder into a file of JSON lines beside the store, which is removed afterwards.
+pub(crate) fn sink_ndjson(plan: &Plan<'_>, store: &Store) -> Result<Measured> {
+    let path = plan.args.dir.with_extension("bench.ndjson");
+    if path.exists() {
+        return Err(Failure::new(format!("{} is there already; name another directory", path.display())));
+    }
+    let measured = forward(store, &path);
+    std::fs::remove_file(&path)
+        .map_err(|error| Failure::because(format!("could not remove {}", path.display()), &error))?;
+    measured
+}
+
+fn forward(store: &Store, path: &Path) -> Result<Measured> {
+    let cursor = store.cursor("bench-sink").filter(Query::new().types(["bench.event"])).open()?;
+    let mut forwarder = Forwarder::new(cursor, FileSink::new(path)?).batch(SINK_BATCH);
+    let (mut events, mut samples) = (0, Samples::new());
+    let started = Instant::now();
+    loop {
+        let called = Instant::now();
+        let turn = forwarder.turn(Duration::ZERO)?;
+        if turn.given_back > 0 || turn.refused > 0 {
+            return Err(Failure::new(format!("{} could not be written", path.display())));
+        }
+        if turn.forwarded == 0 {
+            break;
+        }
+        events += turn.forwarded as u64;
+        samples.push(called.elapsed());
+    }
+    Ok(Measured { events, time: started.elapsed(), samples })
 }
 
 fn member(group: &Group) -> Result<Measured> {

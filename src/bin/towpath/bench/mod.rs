@@ -85,6 +85,9 @@ impl Plan<'_> {
             Workload::CursorCheckpoint => consuming::cursor_checkpoint(store),
             Workload::Group => consuming::group(store),
             Workload::GroupOrdered => consuming::group_ordered(store),
+            Workload::ReactorExactlyOnce => consuming::reactor_exactly_once(store),
+            Workload::ReactorLatency => tail::reactor(self, store),
+            Workload::SinkNdjson => consuming::sink_ndjson(self, store),
             Workload::TailLatency => tail::latency(self, store),
             Workload::Append1000Subscribers => subscribers::append(self, store),
             Workload::Reopen => Err(Failure::new("reopening does not work on an open store")),
@@ -160,7 +163,7 @@ mod tests {
     #[test]
     fn workloads_run_in_their_own_order() {
         assert_eq!(chosen(&[Workload::Reopen, Workload::Append]), [Workload::Append, Workload::Reopen]);
-        assert_eq!(chosen(&[]).len(), 11);
+        assert_eq!(chosen(&[]).len(), 14);
         assert_eq!(workload_name(Workload::TailLatency), "tail_latency");
     }
 }

@@ -1,9 +1,10 @@
 //! How long an event takes from its append to a reader that waits for it.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use towpath::{Canal, Cursor, Start, Store};
+use towpath::{Canal, Cursor, Delivery, Reactor, Start, Store};
 
 use crate::bench::measure::{Measured, Samples};
 use crate::bench::{Plan, event};
@@ -27,6 +28,28 @@ pub(crate) fn latency(plan: &Plan<'_>, store: &Store) -> Result<Measured> {
         let received = reader.join().map_err(|_| Failure::new("the reader panicked"))?;
         sent.and(received)
     })?;
+    Ok(Measured { events, time: base.elapsed(), samples })
+}
+
+/// The same to the handler of a reactor over a group, which writes down its claim before it hands an event out.
+pub(crate) fn reactor(plan: &Plan<'_>, store: &Store) -> Result<Measured> {
+    let events = plan.args.events.min(EVENTS);
+    let group = store.group("bench-latency").start(Start::End).open()?;
+    let base = Instant::now();
+    let (tell, told) = mpsc::channel();
+    let handler = move |event: &Delivery<'_>| {
+        let now = base.elapsed();
+        tell.send(now.saturating_sub(sent_at(event.payload())))
+    };
+    let running = Reactor::new(group.member()?, handler).spawn()?;
+    let sent = send(plan, store, events, base);
+    let mut samples = Samples::new();
+    let received = (0..events).try_for_each(|number| match told.recv_timeout(PATIENCE) {
+        Ok(time) => Ok(samples.push(time)),
+        Err(_) => Err(Failure::new(format!("{number} of {events} events came, then none for 5 s"))),
+    });
+    running.stop_and_join(PATIENCE)?;
+    sent.and(received)?;
     Ok(Measured { events, time: base.elapsed(), samples })
 }
 
