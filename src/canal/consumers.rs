@@ -225,3 +225,24 @@ impl Store {
 pub(crate) fn unknown(consumer: &str) -> Error {
     Error::UnknownConsumer { name: consumer.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::draft::NewEvent;
+
+    /// Written, it would keep the store from ever being opened again.
+    #[test]
+    fn a_record_that_does_not_read_back_is_refused() {
+        let path = std::env::temp_dir().join(format!("towpath-consumers-{}", std::process::id()));
+        let _none_yet = std::fs::remove_dir_all(&path);
+        let store = Store::open(&path).unwrap();
+        store.append("cart-1", NewEvent::new("opened", "")).unwrap();
+        let unsound = Control::Removed { name: "\n".to_owned() };
+        assert!(matches!(store.write_record(&unsound), Err(Error::Invalid { what: "control record", .. })));
+        store.append("cart-1", NewEvent::new("closed", "")).unwrap();
+        store.close().unwrap();
+        assert_eq!(Store::open(&path).unwrap().head().get(), 2);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}

@@ -24,7 +24,8 @@ use crate::writer::ticket::Receipt;
 /// One contract for all consumers: pull a batch, handle it, settle it.
 ///
 /// An empty batch means that nothing came within the patience, never that the end was reached: a log has none. A closed
-/// canal first hands out what it has, and then says [`Error::Closed`]. What a canal does not promise it refuses with
+/// canal first hands out what it has, and then says [`Error::Closed`]; one that counts attempts says so at once, because it
+/// cannot write them down any more. What a canal does not promise it refuses with
 /// [`Error::NotPromised`], and changes nothing.
 pub trait Canal {
     /// The next events, up to `max` of them, waiting up to `patience` for the first. A `max` of 0 counts as 1. A batch may be
@@ -36,7 +37,8 @@ pub trait Canal {
     fn pull_batch(&mut self, max: usize, patience: Duration) -> Result<Batch>;
 
     /// Says what became of a delivery. Where [`Promises::cumulative`] holds, of everything before it too. What is said
-    /// is on its way when this returns, [`flush`](Canal::flush) waits for it.
+    /// is on its way with the last of its batch, and with the next pull at the latest; [`flush`](Canal::flush) waits for it.
+    /// Until then a process that is killed has not said it.
     ///
     /// # Errors
     /// [`Error::NotDelivered`] and [`Error::NotHeld`] for what was never handed out, is settled already, or was taken away

@@ -244,7 +244,9 @@ impl Turn {
             }
             let position = self.next;
             let revision = if frame.is_control() {
-                records.extend(Control::decode(frame.payload()));
+                // What could not be read back would keep the store from being opened again.
+                let record = Control::decode(frame.payload());
+                records.push(record.ok_or_else(|| Error::invalid("control record", "", "it does not read back"))?);
                 Revision::ABSENT
             } else {
                 let (term, name) = (staged.stream_term(), frame.stream_bytes());

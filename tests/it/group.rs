@@ -646,3 +646,28 @@ fn a_batch_that_is_settled_one_by_one_costs_two_commits() {
     assert!(of_a_hundred <= 2 * 10 + 8, "{of_a_hundred} commits for 10 batches of 100");
     assert!(of_one >= 1_000, "control: {of_one} commits for as many batches as deliveries");
 }
+
+/// What a group does not mean is behind it once it has looked: after the last event that it does mean, too, and when it is
+/// opened again.
+#[test]
+fn a_group_whose_events_are_rare_has_no_lag_when_there_is_nothing_left_for_it() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    fill(&store, 500);
+    store.append("rare-1", NewEvent::new("seen", "")).unwrap();
+    fill(&store, 3_000);
+    let open = |store: &Store| store.group("mail").filter(Query::new().category("rare")).open().unwrap();
+    let group = open(&store);
+    let mut member = group.member().unwrap();
+    assert_eq!(group.lag(), 3_501);
+    let batch = pull(&mut member, 9);
+    assert_eq!(positions(&batch), [501]);
+    all_done(&mut member, &batch);
+    assert!(pull(&mut member, 9).is_empty());
+    member.flush().unwrap();
+    assert_eq!(group.lag(), 0);
+    drop((member, group));
+    assert_eq!(open(&store).lag(), 0);
+    fill(&store, 7);
+    assert_eq!(store.consumers().unwrap()[0].lag, 7, "control: what it has not looked at counts");
+}

@@ -130,14 +130,14 @@ impl Core {
 
     /// Wakes members that wait.
     pub(super) fn tell(&self, store: &Store) {
-        self.changed.fetch_add(1, Ordering::AcqRel);
+        self.changed.fetch_add(1, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
             store.inner.log.head.wake();
         }
     }
 
     pub(super) fn changed(&self) -> u64 {
-        self.changed.load(Ordering::Acquire)
+        self.changed.load(Ordering::SeqCst)
     }
 
     /// Whether somebody moved the group by its name. Takes no lock that is held while the writer is waited for.
