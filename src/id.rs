@@ -89,6 +89,17 @@ impl Timestamp {
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
+
+    /// The moment so much later; the last that can be told where that is beyond it.
+    #[must_use]
+    pub(crate) fn later(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long it is from an earlier moment to this one; nothing from a later one.
+    pub(crate) fn since(self, earlier: Timestamp) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
 }
 
 impl From<SystemTime> for Timestamp {

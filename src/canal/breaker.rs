@@ -106,7 +106,7 @@ impl Breaker {
     pub fn allows(&mut self, now: Timestamp) -> bool {
         let Circuit::Open { until } = self.circuit else { return true };
         // A clock that was set back does not make the pause longer.
-        let until = until.min(self.after_pause(now));
+        let until = until.min(now.later(self.pause));
         self.circuit = if now >= until { Circuit::Probing } else { Circuit::Open { until } };
         self.circuit == Circuit::Probing
     }
@@ -117,11 +117,11 @@ impl Breaker {
         match self.circuit {
             Circuit::Open { .. } => {}
             Circuit::Probing if ok => self.move_to(Circuit::Closed),
-            Circuit::Probing => self.move_to(Circuit::Open { until: self.after_pause(now) }),
+            Circuit::Probing => self.move_to(Circuit::Open { until: now.later(self.pause) }),
             Circuit::Closed => {
                 self.remember(!ok);
                 if self.is_too_much() {
-                    self.move_to(Circuit::Open { until: self.after_pause(now) });
+                    self.move_to(Circuit::Open { until: now.later(self.pause) });
                 }
             }
         }
@@ -146,11 +146,6 @@ impl Breaker {
         self.circuit = circuit;
         self.failed.clear();
         self.failures = 0;
-    }
-
-    fn after_pause(&self, now: Timestamp) -> Timestamp {
-        let pause = u64::try_from(self.pause.as_nanos()).unwrap_or(u64::MAX);
-        Timestamp::from_nanos(now.as_nanos().saturating_add(pause))
     }
 }
 

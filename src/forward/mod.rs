@@ -379,12 +379,11 @@ impl<C: Canal, S: Sink> Forwarder<C, S> {
     fn left_to_wait(&mut self) -> Option<Duration> {
         let now = self.clock.now();
         // A clock that was set back makes no wait longer.
-        let passed = |since: Timestamp| Duration::from_nanos(now.as_nanos().saturating_sub(since.as_nanos()));
-        let retry = self.wait.and_then(|(since, wait)| wait.checked_sub(passed(since)));
+        let retry = self.wait.and_then(|(since, wait)| wait.checked_sub(now.since(since)));
         let pause = match self.breaker.allows(now) {
             true => None,
             false => match self.breaker.circuit() {
-                Circuit::Open { until } => Some(Duration::from_nanos(until.as_nanos().saturating_sub(now.as_nanos()))),
+                Circuit::Open { until } => Some(until.since(now)),
                 _ => None,
             },
         };

@@ -85,7 +85,7 @@ impl Care {
         let Some(breaker) = &mut self.breaker else { return self.batch };
         if !breaker.allows(self.clock.now()) {
             if let Circuit::Open { until } = breaker.circuit() {
-                stop.wait(patience.min(since(self.clock.now(), until)));
+                stop.wait(patience.min(until.since(self.clock.now())));
             }
             if !breaker.allows(self.clock.now()) {
                 return 0;
@@ -161,11 +161,6 @@ impl Care {
         *count = count.saturating_add(1);
         *count
     }
-}
-
-/// How long it is from a time to a later one.
-pub(super) fn since(from: Timestamp, to: Timestamp) -> Duration {
-    Duration::from_nanos(to.as_nanos().saturating_sub(from.as_nanos()))
 }
 
 impl fmt::Debug for Care {

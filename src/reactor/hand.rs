@@ -12,7 +12,7 @@ use crate::canal::breaker::Circuit;
 use crate::canal::{Canal, Promises, Settlement, Token};
 use crate::error::{Error, Result};
 use crate::id::Timestamp;
-use crate::reactor::care::{Answer, Care, since};
+use crate::reactor::care::{Answer, Care};
 use crate::reactor::failure::Failure;
 use crate::reactor::notice::{Notice, Turn};
 use crate::reactor::stop::Stop;
@@ -122,11 +122,11 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
     fn look_up(&mut self) -> Result<()> {
         self.over |= self.stop.is_now() || matches!(self.care.circuit(), Circuit::Open { .. });
         let now = self.care.now();
-        if !self.done.is_empty() && since(self.settled, now) >= SETTLE {
+        if !self.done.is_empty() && now.since(self.settled) >= SETTLE {
             self.settle_done(now)?;
         }
         if let Some(lease) = self.care.lease.filter(|_| self.promises.leased)
-            && since(self.leased, now) >= lease / 2
+            && now.since(self.leased) >= lease / 2
         {
             self.extend(lease, now)?;
         }

@@ -9,9 +9,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use towpath::{
-    Breaker, Canal, Cascade, Circuit, Codec, Commit, Cursor, Delivery, Durability, Error, Fall, Forwarder, ManualClock,
-    MemorySink, NewEvent, OnRefusal, Options, Position, Query, Refusal, Retry, Sink, Stop, Store, StreamSink,
-    Timestamp,
+    Breaker, Canal, Cascade, Circuit, Commit, Cursor, Delivery, Durability, Error, Fall, Forwarder, ManualClock,
+    MemorySink, OnRefusal, Options, Position, Query, Refusal, Retry, Sink, Stop, Store, StreamSink, Timestamp,
 };
 
 use crate::support::{Scratch, cases, files, noted, texts};
@@ -732,7 +731,7 @@ fn whatever_mix_of_failures_and_refusals_every_other_record_arrives_in_order() {
 #[cfg(feature = "json")]
 #[test]
 fn a_record_is_one_line_of_json_whatever_the_event_holds() {
-    use towpath::{Fit, JsonRecord};
+    use towpath::{Codec, Fit, JsonRecord, NewEvent};
     let scratch = Scratch::in_memory();
     let store = scratch.open();
     let config = ProptestConfig { cases: cases(100), failure_persistence: None, ..ProptestConfig::default() };

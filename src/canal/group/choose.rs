@@ -1,7 +1,5 @@
 //! Choosing what to hand out next, and burying what may not be handed out any more.
 
-use std::time::Duration;
-
 use crate::canal::Reason;
 use crate::canal::batch::{Batch, Count};
 use crate::canal::group::OnFailure;
@@ -215,8 +213,7 @@ impl Core {
             return Some(Reason::Parked);
         }
         let most = self.settings.expire_after.filter(|_| redriven == 0)?;
-        let age = Duration::from_nanos(run.now.as_nanos().saturating_sub(event.time().as_nanos()));
-        (age > most).then_some(Reason::Expired)
+        (run.now.since(event.time()) > most).then_some(Reason::Expired)
     }
 
     /// A stretch of the log that nobody can read becomes one dead letter.

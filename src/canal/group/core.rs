@@ -14,7 +14,7 @@ use crate::canal::batch::Batch;
 use crate::canal::group::Settings;
 use crate::canal::group::choose::{Chosen, LOOKAHEAD};
 use crate::canal::group::letter::{self, Fate};
-use crate::canal::group::run::{Claim, Held, OF_ANOTHER, Run, SETTLED_BEFORE, TAKEN_AWAY, fetch, key_of, later};
+use crate::canal::group::run::{Claim, Held, OF_ANOTHER, Run, SETTLED_BEFORE, TAKEN_AWAY, fetch, key_of};
 use crate::canal::group::unwritten::Unwritten;
 use crate::canal::{Reason, Settlement, Token};
 use crate::error::{Error, Result};
@@ -211,7 +211,7 @@ impl Core {
             self.record_progress(store, &mut run)?;
         }
         self.submit(store, &mut run)?;
-        let until = run.next_time().map(|time| Duration::from_nanos(time.as_nanos().saturating_sub(now.as_nanos())));
+        let until = run.next_time().map(|time| time.since(now));
         Ok(Pulled::Nothing { seen, changed, told: run.told, until })
     }
 
@@ -240,7 +240,7 @@ impl Core {
         chosen.held.iter().for_each(|held| ledger.hand_out(held.position));
         drop(ledger);
         if !chosen.held.is_empty() {
-            let deadline = later(run.now, self.settings.lease);
+            let deadline = run.now.later(self.settings.lease);
             let mut held = chosen.held;
             held.sort_unstable_by_key(|held| held.position);
             run.deadlines.insert((deadline, chosen.claim));
@@ -367,7 +367,7 @@ impl Core {
             Settlement::Retry { after, why } => {
                 let chance = held.position ^ u64::from(row.attempts) << 48 ^ now.as_nanos();
                 let after = after.unwrap_or_else(|| self.settings.retry.delay(row.attempts, chance));
-                let not_before = later(now, after);
+                let not_before = now.later(after);
                 let failed = Failed { position: held.position, not_before, why: letter::cut(&why).to_owned() };
                 run.unwritten.fail(token.claim, failed, now);
                 run.give_back(&mut ledger, token.claim, held, Some(not_before).filter(|_| !after.is_zero()));
@@ -453,7 +453,7 @@ impl Core {
         let mut ledger = guard(&self.ledger);
         run.expire(&mut ledger);
         let held = self.held(&run, &ledger, token)?;
-        let until = later(run.now, lease);
+        let until = run.now.later(lease);
         let Some(claim) = run.claims.get(&token.claim) else { return Err(self.not_held(token, TAKEN_AWAY)) };
         let of_claim = claim.deadline;
         if until > of_claim {

@@ -171,7 +171,7 @@ impl Run {
             // Asked first: what is committed may have left the ledger already, and counts as held until its commit is
             // answered. It is looked at again a little later.
             let until = if self.is_committing(id, held.position) {
-                Some(later(self.now, COMMITTING))
+                Some(self.now.later(COMMITTING))
             } else if ledger.rows.get(held.position).is_some_and(|row| row.claim == id && row.is_held()) {
                 let extended = self.extended.get(&held.position).copied();
                 let overtakes = held.key.is_some_and(|key| keys.contains(&key));
@@ -316,9 +316,4 @@ pub(super) fn key_of(store: &Store, settings: &Settings, position: u64) -> Resul
     }
     let found = fetch(store, position)?.ok();
     Ok(found.and_then(|(part, offset, len)| settings.order.key(&Event::borrowed(&part.segment, offset, len))))
-}
-
-pub(super) fn later(time: Timestamp, by: Duration) -> Timestamp {
-    let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-    Timestamp::from_nanos(time.as_nanos().saturating_add(nanos))
 }

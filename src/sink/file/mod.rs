@@ -344,9 +344,8 @@ impl Sink for FileSink {
         let (_, durable) = (std::mem::take(&mut self.taken), std::mem::take(&mut self.durable));
         self.lost = None;
         flushed.map_err(|why| Refusal::again(durable, why))?;
-        let waited = self.clock.now().as_nanos().saturating_sub(self.tidied.as_nanos());
         if self.keep.age.is_some()
-            && u128::from(waited) >= LOOK.as_nanos()
+            && self.clock.now().since(self.tidied) >= LOOK
             && let Some(lines) = self.lines.take()
         {
             self.tidy(&lines);
