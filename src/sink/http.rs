@@ -60,7 +60,8 @@ const HEADER: usize = 4 << 10;
 /// `towpath-position`, `-stream`, `-revision`, `-type`, `-time`, `-id`, `-codec`, and where the event has them
 /// `-schema-version`, `-occurred`, `-correlation`, `-causation`, `-tags`, `-headers`. Their values, and the idempotency key,
 /// are percent-encoded: everything but visible ASCII, and `%`, `,` and `=`, stands as `%XX`, so no event can add a header of
-/// its own. Times are nanoseconds since 1970. A value of more than 4 KiB is left out, and `towpath-left-out` names it.
+/// its own. Tags are joined by commas, headers are `name=value` joined by commas, encoded before that. Times are RFC 3339 in
+/// UTC. A value of more than 4 KiB is left out, and `towpath-left-out` names it.
 ///
 /// With [`lines`](HttpSink::lines): many events a request, each a line of JSON with everything in it.
 ///
