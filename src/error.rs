@@ -210,8 +210,9 @@ pub enum Error {
         /// What was asked of it.
         what: &'static str,
     },
-    /// A handler refused an event. What came before it is settled; the event comes again.
-    #[error("the handler refused the event at position {position}: {why}")]
+    /// An event that was not handled: its handler failed or did not return, or its sink refused it. What came before it is
+    /// settled; the event comes again.
+    #[error("the event at position {position} was not handled: {why}")]
     Handler {
         /// The event.
         position: Position,
@@ -292,4 +293,10 @@ fn place_text(position: Position) -> String {
 
 fn field_text(field: &Option<String>) -> String {
     field.as_ref().map(|field| format!(" at field {field:?}")).unwrap_or_default()
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("something that is no text")
 }

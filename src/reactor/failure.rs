@@ -1,12 +1,11 @@
 //! Why a handler did not handle a delivery, and what it wants done about it.
 
-use std::any::Any;
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::canal::Reason;
-use crate::error::Error;
+use crate::error::{Error, panic_text};
 
 /// What a handler gives back instead of having handled a delivery.
 ///
@@ -98,17 +97,12 @@ pub(super) fn call<E: Into<Failure>>(handler: impl FnOnce() -> Result<(), E>) ->
     match catch_unwind(AssertUnwindSafe(handler)) {
         Ok(handled) => handled.map_err(Into::into),
         Err(panic) => {
-            let why = format!("the handler panicked: {}", text(&*panic));
+            let why = format!("the handler panicked: {}", panic_text(&*panic));
             // What was thrown may panic when it is dropped.
             std::mem::forget(panic);
             Err(Failure { panicked: true, ..Failure::retry(why) })
         }
     }
-}
-
-fn text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a text")
 }
 
 #[cfg(test)]
@@ -140,7 +134,7 @@ mod tests {
         let failed = failed.unwrap_err();
         assert_eq!((failed.why(), failed.panicked), ("the handler panicked: page 3", true));
         let odd = call(|| -> Result<(), Failure> { std::panic::panic_any(3) });
-        assert_eq!(odd.unwrap_err().why(), "the handler panicked: without a text");
+        assert_eq!(odd.unwrap_err().why(), "the handler panicked: something that is no text");
         assert_eq!(call(|| Ok::<(), Failure>(())), Ok(()));
     }
 }

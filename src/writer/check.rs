@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_text};
 use crate::event::draft::Expected;
 use crate::format::frame::Found;
 use crate::format::term::{Kind, Term};
@@ -114,10 +114,4 @@ fn written_before(log: &Log, key: &str, proposed: &[u8], head: Position) -> Resu
         offset += stored.stride() as u64;
     }
     Ok(receipt)
-}
-
-/// What a panic said.
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("with something that is no text")
 }

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_text};
 use crate::format::control::Control;
 use crate::format::frame::{self, Place, Staged as StagedFrame, flag};
 use crate::id::{Position, Revision, Timestamp};
@@ -16,7 +16,6 @@ use crate::log::grow::Manner;
 use crate::log::recover::Opened;
 use crate::segment::{Pen, Segment};
 use crate::sync::guard;
-use crate::writer::check::panic_text;
 use crate::writer::commit::Conditions;
 use crate::writer::durability::Durability;
 use crate::writer::housekeeping::Orders;

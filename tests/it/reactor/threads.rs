@@ -121,7 +121,7 @@ fn the_first_error_comes_out_of_join_and_is_told() {
     drop(say);
     assert_eq!(
         hears.iter().collect::<Vec<_>>(),
-        ["1 failed at attempt 1: out of paper", "ended: the handler refused the event at position 1: out of paper"]
+        ["1 failed at attempt 1: out of paper", "ended: the event at position 1 was not handled: out of paper"]
     );
 }
 
