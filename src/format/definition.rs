@@ -26,7 +26,7 @@ impl Definition {
         put_text(out, &self.order_tag);
         varint::put(out, self.filter.items.len() as u64);
         for item in &self.filter.items {
-            for list in lists(item) {
+            for (_, list) in item.lists() {
                 varint::put(out, list.len() as u64);
                 list.iter().for_each(|text| put_text(out, text));
             }
@@ -61,10 +61,7 @@ impl Definition {
     }
 }
 
-fn lists(item: &Item) -> [&Vec<String>; 5] {
-    [&item.streams, &item.categories, &item.subjects, &item.types, &item.tags]
-}
-
+/// In the order of [`Item::lists`].
 fn lists_mut(item: &mut Item) -> [&mut Vec<String>; 5] {
     [&mut item.streams, &mut item.categories, &mut item.subjects, &mut item.types, &mut item.tags]
 }

@@ -110,8 +110,7 @@ impl Core {
                 let why = match reason {
                     Reason::Attempts if row.claim > 0 => unanswered,
                     Reason::Attempts => last.unwrap_or(unanswered),
-                    Reason::Parked => "it follows a dead letter under its order key",
-                    _ => "it waited for longer than the group allows",
+                    other => why_not(other),
                 };
                 (reason, why.to_owned())
             }),
@@ -180,14 +179,10 @@ impl Core {
         let event = Event::borrowed(&part.segment, offset, len);
         let position = event.position().get();
         if let Some(reason) = self.verdict(run, &event, key, 0, 0) {
-            let why = match reason {
-                Reason::Parked => "it follows a dead letter under its order key",
-                _ => "it waited for longer than the group allows",
-            };
             let fate = Fate {
                 group: &self.name,
                 reason,
-                why,
+                why: why_not(reason),
                 attempts: 0,
                 handed_out: Timestamp::default(),
                 history: None,
@@ -252,5 +247,13 @@ impl Chosen {
         run.lanes.begin(held.key, self.claim);
         self.batch.push_counted(&part.segment, offset, len, count);
         self.held.push(held);
+    }
+}
+
+/// Why an event is not handed out that no attempt was made at.
+fn why_not(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Parked => "it follows a dead letter under its order key",
+        _ => "it waited for longer than the group allows",
     }
 }
