@@ -28,7 +28,7 @@ mod writer;
 
 pub use canal::batch::{Batch, Deliveries, Delivery};
 pub use canal::breaker::{Breaker, Circuit};
-pub use canal::consumers::{Consumer, Unsettled};
+pub use canal::consumers::{Consumer, ConsumerKind, Unsettled};
 pub use canal::cursor::{Cursor, CursorBuilder};
 pub use canal::dead::{DeadLetter, DeadLetters, Moved};
 pub use canal::group::{Group, GroupBuilder, Member, OnFailure, Order};

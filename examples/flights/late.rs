@@ -178,7 +178,7 @@ pub(crate) fn forward(store: &Store, file: &Path) -> Result<u64> {
     let mut forwarded = 0;
     loop {
         let turn = forwarder.turn(Duration::ZERO)?;
-        if turn.given_back > 0 || turn.refused > 0 {
+        if turn.released > 0 || turn.refused > 0 {
             return Err(format!("{} cannot be written", file.display()).into());
         }
         if turn.forwarded == 0 {

@@ -18,8 +18,8 @@ use crate::writer::ticket::Ticket;
 pub struct Consumer {
     /// Its name.
     pub name: String,
-    /// What it is: `cursor` or `group`.
-    pub kind: &'static str,
+    /// What it is.
+    pub kind: ConsumerKind,
     /// The next position that it looks at. A group may have unsettled deliveries before it.
     pub position: Position,
     /// How many positions lie between that and the head, events of every kind counted, and for a group its unsettled
@@ -36,6 +36,32 @@ pub struct Consumer {
     pub paused: bool,
 }
 
+/// What a consumer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConsumerKind {
+    /// A cursor: a checkpoint, cumulative.
+    Cursor,
+    /// A group: each delivery is settled by itself.
+    Group,
+}
+
+impl ConsumerKind {
+    /// As it is shown: `cursor` or `group`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConsumerKind::Cursor => "cursor",
+            ConsumerKind::Group => "group",
+        }
+    }
+}
+
+impl std::fmt::Display for ConsumerKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A delivery of a group that is not settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -47,7 +73,7 @@ pub struct Unsettled {
     /// Whether it is in somebody's hands, or was when the process ended.
     pub in_flight: bool,
     /// When it was handed out for the first time, if it ever was.
-    pub handed_out: Option<Timestamp>,
+    pub first_handed_out: Option<Timestamp>,
     /// When an attempt failed for the first time, if any did.
     pub first_failed: Option<Timestamp>,
     /// When an attempt failed for the last time, if any did.
@@ -68,7 +94,7 @@ impl Store {
         let next = self.head().next().get();
         let cursor = |(name, position): (&String, &Position)| Consumer {
             name: name.clone(),
-            kind: "cursor",
+            kind: ConsumerKind::Cursor,
             position: *position,
             lag: next.saturating_sub(position.get()),
             in_flight: 0,
@@ -84,7 +110,7 @@ impl Store {
             let unsettled = ledger.rows.len() as u64;
             consumers.push(Consumer {
                 name: name.clone(),
-                kind: "group",
+                kind: ConsumerKind::Group,
                 position: ledger.scanned.next(),
                 lag: next.saturating_sub(ledger.scanned.next().get()) + unsettled,
                 in_flight,
@@ -113,7 +139,7 @@ impl Store {
                 position: Position::new(row.position),
                 attempts: row.attempts,
                 in_flight: row.claim > 0,
-                handed_out: ledger.handed_out(row),
+                first_handed_out: ledger.handed_out(row),
                 first_failed: history.and_then(|history| some(history.first_failed)),
                 last_failed: history.and_then(|history| some(history.last_failed)),
                 not_before: history.and_then(|history| some(history.not_before)).filter(|_| row.claim == 0),
@@ -128,7 +154,8 @@ impl Store {
     /// store does not know becomes a cursor's.
     ///
     /// # Errors
-    /// [`Error::NotDelivered`] for a position behind the one after the head, and what an append can fail with.
+    /// [`Error::NotDelivered`] for a position behind the one after the head, [`Error::Expired`] for one before the oldest event
+    /// that is kept, and what an append can fail with.
     pub fn seek(&self, consumer: &str, position: Position) -> Result<()> {
         names::check_users("consumer name", consumer)?;
         let head = self.head();
@@ -136,11 +163,11 @@ impl Store {
             return Err(Error::NotDelivered { name: consumer.to_owned(), asked: position, last: head });
         }
         let position = position.max(Position::new(1));
+        let oldest = self.oldest();
+        if position < oldest {
+            return Err(Error::Expired { asked: position, oldest });
+        }
         if self.knows(|state| state.groups.contains_key(consumer)) {
-            let oldest = self.oldest();
-            if position < oldest {
-                return Err(Error::Expired { asked: position, oldest });
-            }
             let scanned = position.previous();
             return self.with_group(consumer, |group| match group {
                 Some(group) => group.seek(scanned),
@@ -168,16 +195,29 @@ impl Store {
         self.write_record(&Control::Removed { name: consumer.to_owned() })
     }
 
-    /// Has a group hand out nothing, or deliveries again.
+    /// Has a group hand out nothing until [`resume_consumer`](Store::resume_consumer), also after the store was closed and
+    /// opened again. What is in hand can be settled.
     ///
     /// # Errors
-    /// [`Error::UnknownConsumer`] when there is no group of this name, [`Error::NotPromised`] for a cursor, and what an append
-    /// can fail with.
-    pub fn set_paused(&self, group: &str, paused: bool) -> Result<()> {
+    /// [`Error::UnknownConsumer`] when there is no consumer of this name, [`Error::NotPromised`] for a cursor, and what an
+    /// append can fail with.
+    pub fn pause_consumer(&self, group: &str) -> Result<()> {
+        self.set_paused(group, true)
+    }
+
+    /// Has a group hand out deliveries again. One that is not paused stays as it is.
+    ///
+    /// # Errors
+    /// As [`pause_consumer`](Store::pause_consumer).
+    pub fn resume_consumer(&self, group: &str) -> Result<()> {
+        self.set_paused(group, false)
+    }
+
+    fn set_paused(&self, group: &str, paused: bool) -> Result<()> {
         self.writer()?.check_may_wait()?;
         self.check_known(group)?;
         if !self.knows(|state| state.groups.contains_key(group)) {
-            return Err(Error::NotPromised { canal: "cursor", what: "to pause" });
+            return Err(Error::NotPromised { canal: "cursor", what: "pausing" });
         }
         self.write_record(&Control::Paused { group: group.to_owned(), paused })?;
         if let Some(group) = self.open_group(group) {

@@ -88,8 +88,8 @@ impl CursorBuilder {
     /// Opens it.
     ///
     /// # Errors
-    /// [`Error::ConsumerBusy`] when a cursor of this name is open, [`Error::ReadOnly`] for a name on a store that was
-    /// opened read-only, [`Error::Expired`] when it was to begin before the oldest event that is kept, [`Error::Invalid`]
+    /// [`Error::ConsumerBusy`] when a consumer of this name is open, [`Error::ConsumerDiffers`] when it is a group's,
+    /// [`Error::ReadOnly`] for a name on a store that was opened read-only, [`Error::Expired`] when it was to begin before the oldest event that is kept, [`Error::Invalid`]
     /// and [`Error::TooLarge`] for a name that cannot be used.
     pub fn open(self) -> Result<Cursor> {
         let owned = match &self.name {

@@ -223,7 +223,7 @@ impl DeadLetter {
     }
 
     /// What the last attempt failed of, in words.
-    pub fn error(&self) -> &str {
+    pub fn why(&self) -> &str {
         &self.head.error
     }
 

@@ -15,8 +15,9 @@ pub struct ForwardCounters {
     pub forwarded: u64,
     /// Records that the sink refused for good, by reason.
     pub refused: Tally,
-    /// Records that were given back to the canal, because the sink was not available.
-    pub retried: u64,
+    /// Records that were given back to the canal, because the sink was not available. One that came again and was given back
+    /// again counts again.
+    pub released: u64,
     /// Settlements that came too late: somebody else has the delivery by now, or the consumer was moved. It comes again.
     pub late: u64,
     /// What never came to the sink, by reason: damaged stretches of the store, and positions that the canal passed over.

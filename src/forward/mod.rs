@@ -11,7 +11,7 @@ use crate::canal::breaker::{Breaker, Circuit};
 use crate::canal::retry::Retry;
 use crate::canal::{Canal, Reason, Settlement, Token};
 use crate::clock::{Clock, SystemClock};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_text};
 use crate::forward::counters::{ForwardCounters, Watch};
 use crate::id::Timestamp;
 use crate::reactor::stop::Stop;
@@ -94,7 +94,7 @@ pub struct Forwarded {
     /// Records that it refused for good, and that were passed over or became dead letters.
     pub refused: usize,
     /// Records that were given back to the canal, because the sink is not available.
-    pub given_back: usize,
+    pub released: usize,
     /// Damaged stretches of the store that were passed over.
     pub damaged: usize,
     /// The sink is not available, and is not asked again before so long from now.
@@ -247,7 +247,7 @@ impl<C: Canal, S: Sink> Forwarder<C, S> {
             if refusal.is_final() {
                 return Err(Error::Handler { position: left[0].position(), why: told });
             }
-            done.given_back = left.len();
+            done.released = left.len();
             self.unavailable(&refusal, told, done, left);
             done.waits = self.left_to_wait();
             return Ok(done);
@@ -353,7 +353,7 @@ impl<C: Canal, S: Sink> Forwarder<C, S> {
         };
         if asked == Some(Duration::ZERO) && (got_further || !self.at_once) {
             self.at_once = true;
-            self.watch.note(|counters| counters.retried += left.len() as u64);
+            self.watch.note(|counters| counters.released += left.len() as u64);
             return;
         }
         self.failures = if got_further { 1 } else { self.failures.saturating_add(1) };
@@ -363,7 +363,7 @@ impl<C: Canal, S: Sink> Forwarder<C, S> {
         self.wait = Some((now, wait));
         self.breaker.record(false, now);
         self.watch.note(|counters| {
-            counters.retried += left.len() as u64;
+            counters.released += left.len() as u64;
             counters.last_error = Some(told);
             counters.down_since.get_or_insert(now);
         });
@@ -428,12 +428,6 @@ impl Progress {
             self.stopped = Some(refusal);
         }
     }
-}
-
-/// What a panic said.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("something that is no text")
 }
 
 impl<C, S: Sink> std::fmt::Debug for Forwarder<C, S> {

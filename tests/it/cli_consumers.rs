@@ -177,17 +177,17 @@ fn pending_lists_what_a_group_has_not_settled() {
     assert_eq!(pending.numbers("position"), [5, 6, 7]);
     let rows = pending.objects();
     for row in &rows {
-        assert_eq!((missing(row), names(row).len()), (vec![], COMMON.len() + 3), "{row}");
+        assert_eq!((missing(row), names(row).len()), (vec![], COMMON.len() + 4), "{row}");
     }
     let fifth = &rows[0];
     assert_eq!(
         (&fifth["stream"], &fifth["type"], &fifth["in_flight"]),
         (&json!("cart-3"), &json!("opened"), &json!(false))
     );
-    assert_eq!((&fifth["attempts"], &fifth["reason"]), (&json!(1), &json!("the line was busy")));
+    assert_eq!((&fifth["attempts"], &fifth["error"]), (&json!(1), &json!("the line was busy")));
     assert_eq!(fifth["last_failed"], "1970-01-01T00:00:01.000000000Z");
     assert_eq!(fifth["not_before"], "1970-01-01T01:00:01.000000000Z");
-    assert_eq!((&rows[1]["reason"], &rows[1]["last_failed"]), (&Value::Null, &Value::Null));
+    assert_eq!((&rows[1]["error"], &rows[1]["last_failed"]), (&Value::Null, &Value::Null));
     let text = run(&scratch, &["pending", STORE, "mailer"]).ends(0).out;
     assert!(text.contains("not before 1970-01-01T01:00:01.000000000Z") && text.contains("the line was busy"), "{text}");
 

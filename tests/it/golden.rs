@@ -360,7 +360,7 @@ fn told_of_groups(store: &Store) -> Vec<String> {
             "{} {}: at {}, {} in flight, {} wait, {} dead, paused: {}",
             one.kind, one.name, one.position, one.in_flight, one.waiting, one.dead, one.paused
         ));
-        if one.kind != "group" {
+        if one.kind != towpath::ConsumerKind::Group {
             continue;
         }
         for one in store.unsettled(&one.name).unwrap() {
@@ -369,7 +369,7 @@ fn told_of_groups(store: &Store) -> Vec<String> {
                 one.position,
                 one.attempts,
                 one.in_flight,
-                second(one.handed_out),
+                second(one.first_handed_out),
                 second(one.first_failed),
                 second(one.last_failed),
                 second(one.not_before),
@@ -389,7 +389,7 @@ fn told_of_groups(store: &Store) -> Vec<String> {
                 second(letter.first_handed_out()),
                 second(Some(letter.first_failed())),
                 second(Some(letter.last_failed())),
-                letter.error(),
+                letter.why(),
                 letter.is_redriven(),
                 letter.replaces().map(|revision| revision.get()),
                 letter.event().type_name(),

@@ -278,7 +278,7 @@ fn a_rejected_delivery_is_one_dead_letter_with_everything_and_a_released_one_was
     let letters: Vec<_> = timed.store.dead_letters("mail").unwrap().iter().unwrap().map(Result::unwrap).collect();
     assert_eq!(letters.len(), 1);
     let letter = &letters[0];
-    assert_eq!((letter.reason(), letter.error(), letter.attempts()), (Reason::Rejected, "no such cart", 1));
+    assert_eq!((letter.reason(), letter.why(), letter.attempts()), (Reason::Rejected, "no such cart", 1));
     assert_eq!((letter.source_position().get(), letter.source_stream()), (1, Some("cart-1")));
     assert_eq!(letter.first_handed_out().map(|time| time.as_nanos()), Some(1_000_000_000_000));
     assert_eq!((letter.event().type_name(), letter.event().payload()), ("added", &b"tea"[..]));
@@ -408,7 +408,7 @@ fn a_redriven_dead_letter_is_gone_once_its_redelivery_is_settled_and_not_before(
     member.flush().unwrap();
     let left: Vec<_> = dead.iter().unwrap().map(Result::unwrap).collect();
     assert_eq!(left.iter().map(|letter| letter.source_position().get()).collect::<Vec<_>>(), [3, 2]);
-    assert_eq!((left[1].replaces(), left[1].error()), (Some(letters[1].number()), "still not"));
+    assert_eq!((left[1].replaces(), left[1].why()), (Some(letters[1].number()), "still not"));
     assert_eq!(dead.drop_letters(&left).unwrap().moved, 2);
     assert_eq!(dead.iter().unwrap().count(), 0);
 }

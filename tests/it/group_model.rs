@@ -402,7 +402,7 @@ impl Model {
                 attempts: letter.attempts(),
                 replaces: letter.replaces().map(|number| number.get()),
             };
-            let shown = || format!("dead letter {number} {told:?} {:?}", letter.error());
+            let shown = || format!("dead letter {number} {told:?} {:?}", letter.why());
             let held_up = self.deliveries.contains_key(&source) && self.is_held_up(log, source);
             let one = self.deliveries.get(&source).ok_or_else(|| format!("{} of nothing", shown()))?;
             ensure(told.attempts == one.attempts, || format!("{}: there were {}", shown(), one.attempts))?;
@@ -410,9 +410,9 @@ impl Model {
             ensure(letter.first_handed_out().map(|time| time.as_nanos()) == one.first, shown)?;
             let event = &log[&source];
             let right = match (&one.state, told.reason) {
-                (State::Dying { reason, why }, _) => *reason == told.reason && why == letter.error(),
+                (State::Dying { reason, why }, _) => *reason == told.reason && why == letter.why(),
                 (State::Waiting { .. }, Reason::Attempts) => {
-                    one.attempts >= self.setup.attempts && letter.error().starts_with(UNANSWERED)
+                    one.attempts >= self.setup.attempts && letter.why().starts_with(UNANSWERED)
                 }
                 (State::Waiting { .. } | State::New, Reason::Expired) => {
                     let age = now - event.time;

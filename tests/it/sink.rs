@@ -78,13 +78,13 @@ fn a_sink_that_is_down_does_not_stop_another_and_catches_up() {
         append(&store, store.head().get() + 1..=last);
         drain(&mut to_well);
         let done = to_ill.turn(Duration::ZERO).unwrap();
-        assert_eq!((done.forwarded, done.given_back), (0, last as usize));
+        assert_eq!((done.forwarded, done.released), (0, last as usize));
         assert_eq!((positions(&well), positions(&ill)), (upto(last), vec![]));
         assert!(lag(&store, "to well") <= 1);
         assert!(lag(&store, "to ill") >= last, "its lag is visible");
     }
     let counters = to_ill.watch().counters();
-    assert_eq!((counters.forwarded, counters.retried), (0, 60));
+    assert_eq!((counters.forwarded, counters.released), (0, 60));
     assert_eq!(counters.last_error.as_deref(), Some("ill: it is down"));
     assert!(counters.down_since.is_some());
 
@@ -394,7 +394,7 @@ fn a_circuit_opens_probes_with_one_record_and_closes() {
 
     // The probe fails: another pause. It is one record.
     at(63);
-    assert_eq!(forwarder.turn(Duration::ZERO).unwrap().given_back, 1);
+    assert_eq!(forwarder.turn(Duration::ZERO).unwrap().released, 1);
     assert_eq!(sink.writes(), 4);
     at(122);
     assert!(forwarder.turn(Duration::ZERO).unwrap().waits.is_some());
@@ -576,7 +576,7 @@ fn a_stream_sink_whose_store_is_gone_holds_up_its_forwarder_and_loses_nothing() 
     let target = other.open();
     let mut forwarder = eager(cursor(&store, "f"), StreamSink::new(&target, "copies").unwrap());
     target.close().unwrap();
-    assert_eq!(forwarder.turn(Duration::ZERO).unwrap().given_back, 3);
+    assert_eq!(forwarder.turn(Duration::ZERO).unwrap().released, 3);
     drop(forwarder);
     let target = other.open();
     drain(&mut eager(cursor(&store, "f"), StreamSink::new(&target, "copies").unwrap()));

@@ -375,7 +375,7 @@ fn a_file_that_is_removed_between_batches_is_made_again() {
     drain(&mut forwarder);
     assert_eq!(positions(scratch.path()), (11..=20).collect::<Vec<_>>());
     let counters = forwarder.watch().counters();
-    assert_eq!((counters.retried, counters.sink.troubles.total()), (0, 1));
+    assert_eq!((counters.released, counters.sink.troubles.total()), (0, 1));
 }
 
 /// S5: told as a failure that may pass; when it has passed, everything arrives.
@@ -429,7 +429,7 @@ fn what_cannot_be_written_is_told_and_recovers() {
         let mut forwarder = eager(&store, sink);
         for _ in 0..3 {
             let done = forwarder.turn(Duration::ZERO).unwrap();
-            assert_eq!((done.forwarded, done.given_back), (0, 10), "{why}");
+            assert_eq!((done.forwarded, done.released), (0, 10), "{why}");
         }
         let told = forwarder.watch().counters().last_error.unwrap();
         assert!(told.contains(why) && told.contains("logs"), "{told}");
@@ -555,7 +555,7 @@ fn a_full_disk_is_told_and_costs_no_line() {
         append(&store, (store.head().get() + 1)..=(200 + 50 * (round + 1)));
     }
     let told = forwarder.watch().counters();
-    assert!(told.retried > 0 && told.last_error.unwrap().contains("no room for"), "control: it was never full");
+    assert!(told.released > 0 && told.last_error.unwrap().contains("no room for"), "control: it was never full");
     drain(&mut forwarder);
     let last = store.read(towpath::Query::new()).last().unwrap().unwrap().position().get();
     let (found, files) = (positions(&disk), list(&disk));

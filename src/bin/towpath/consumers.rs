@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use towpath::{Consumer, Error, Options, Position, Query, Store};
+use towpath::{Consumer, ConsumerKind, Error, Options, Position, Query, Store};
 
 use crate::Answer;
 use crate::args::StoreDir;
@@ -36,8 +36,8 @@ pub(crate) fn run(verb: &ConsumersVerb, out: &mut Out) -> Result<Answer> {
         ConsumersVerb::Ls(store) => list(store, out),
         ConsumersVerb::Show(named) => print_fully(&find(&Store::open_read_only(&named.dir)?, &named.name)?, out),
         ConsumersVerb::Reset(reset) => set_place(reset, out),
-        ConsumersVerb::Pause(named) => set_paused(named, true, out),
-        ConsumersVerb::Resume(named) => set_paused(named, false, out),
+        ConsumersVerb::Pause(named) => pause_or_resume(named, Store::pause_consumer, out),
+        ConsumersVerb::Resume(named) => pause_or_resume(named, Store::resume_consumer, out),
         ConsumersVerb::Rm(named) => remove(named, out),
     }?;
     Ok(Answer::Good)
@@ -52,7 +52,7 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Consumer> {
 /// The group of this name; of a cursor it is told what it has not got.
 pub(crate) fn find_group(store: &Store, name: &str, what: &str) -> Result<Consumer> {
     match find(store, name)? {
-        group if group.kind == "group" => Ok(group),
+        group if group.kind == ConsumerKind::Group => Ok(group),
         other => Err(Failure::new(format!("{name:?} is a {}; only groups {what}", other.kind))),
     }
 }
@@ -82,10 +82,10 @@ fn set_place(args: &Reset, out: &mut Out) -> Result<()> {
     })
 }
 
-fn set_paused(args: &Named, paused: bool, out: &mut Out) -> Result<()> {
+fn pause_or_resume(args: &Named, act: fn(&Store, &str) -> towpath::Result<()>, out: &mut Out) -> Result<()> {
     change(args, out, |store, _| {
         find_group(store, &args.name, "can be paused")?;
-        Ok(store.set_paused(&args.name, paused)?)
+        Ok(act(store, &args.name)?)
     })
 }
 
@@ -126,7 +126,7 @@ impl<'a> Row<'a> {
     fn of(consumer: &'a Consumer) -> Self {
         Self {
             name: &consumer.name,
-            kind: consumer.kind,
+            kind: consumer.kind.as_str(),
             position: consumer.position.get(),
             lag: consumer.lag,
             in_flight: consumer.in_flight,
@@ -150,7 +150,7 @@ fn print(consumer: &Consumer, out: &mut Out) -> Result<()> {
 fn line(consumer: &Consumer) -> String {
     let Consumer { name, kind, position, lag, in_flight, waiting, dead, paused, .. } = consumer;
     let mut line = format!("{name}  {kind}  next {position}, {lag} behind");
-    if *kind == "group" {
+    if *kind == ConsumerKind::Group {
         line.push_str(&format!(", {in_flight} in flight, {waiting} waiting, {dead} dead"));
     }
     if *paused {
@@ -165,11 +165,11 @@ fn print_fully(consumer: &Consumer, out: &mut Out) -> Result<()> {
     }
     let mut fields = vec![
         ("name", consumer.name.clone()),
-        ("kind", consumer.kind.to_owned()),
+        ("kind", consumer.kind.to_string()),
         ("next position", consumer.position.to_string()),
         ("lag", consumer.lag.to_string()),
     ];
-    if consumer.kind == "group" {
+    if consumer.kind == ConsumerKind::Group {
         let is_paused = if consumer.paused { "yes" } else { "no" };
         fields.extend([
             ("in flight", consumer.in_flight.to_string()),

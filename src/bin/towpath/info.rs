@@ -46,7 +46,7 @@ pub(crate) fn run(args: &StoreDir, out: &mut Out) -> Result<Answer> {
 fn info<'a>(summary: &Summary, consumers: &'a [towpath::Consumer]) -> Info<'a> {
     let consumers = consumers.iter().map(|consumer| Consumer {
         name: &consumer.name,
-        kind: consumer.kind,
+        kind: consumer.kind.as_str(),
         position: consumer.position.get(),
         lag: consumer.lag,
     });

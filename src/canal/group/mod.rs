@@ -326,7 +326,7 @@ impl Group {
     /// # Errors
     /// What an append can fail with.
     pub fn pause(&self) -> Result<()> {
-        self.store.set_paused(self.name(), true)
+        self.store.pause_consumer(self.name())
     }
 
     /// Hands out deliveries again.
@@ -334,7 +334,7 @@ impl Group {
     /// # Errors
     /// What an append can fail with.
     pub fn resume(&self) -> Result<()> {
-        self.store.set_paused(self.name(), false)
+        self.store.resume_consumer(self.name())
     }
 
     /// Wakes members that wait for something to be handed out.

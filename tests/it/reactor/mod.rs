@@ -35,7 +35,7 @@ fn at_once(attempts: u32) -> Retry {
 /// Why each of the group's dead letters is one, with its position.
 fn letters(store: &Store) -> Vec<(u64, String)> {
     let letters = store.dead_letters("billing").unwrap().iter().unwrap().map(|letter| letter.unwrap());
-    letters.map(|letter| (letter.source_position().get(), letter.error().to_owned())).collect()
+    letters.map(|letter| (letter.source_position().get(), letter.why().to_owned())).collect()
 }
 
 /// A watcher that writes down what it is told, a line each.

@@ -38,10 +38,10 @@ The fields of a row, with --json; those that do not apply are null:
   stream, type     of the event; null when it cannot be read
   attempts         how often it was handed out
   in_flight        whether somebody has it, or had it when the process ended
-  reason           what the last failed attempt failed of
+  error            what the last failed attempt failed of
   handed_out, first_failed, last_failed, not_before
                    times; before `not_before` it does not come again
-  lag              null";
+  lag, reason      null";
 
 const DEAD_HELP: &str = "\
 A dead letter is a delivery that failed for good. It stands in the stream $dead/GROUP with the whole event, until it was

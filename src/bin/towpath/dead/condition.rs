@@ -106,7 +106,7 @@ impl TextField {
     fn any(self, letter: &DeadLetter, is_so: impl Fn(&str) -> bool) -> bool {
         match self {
             TextField::Reason => is_so(letter.reason().as_str()),
-            TextField::Error => is_so(letter.error()),
+            TextField::Error => is_so(letter.why()),
             TextField::Type => is_so(letter.event().type_name()),
             TextField::Stream => letter.source_stream().is_some_and(is_so),
             TextField::Tag => letter.event().tags().any(is_so),

@@ -6,7 +6,7 @@ pub(crate) mod rate;
 mod replay;
 
 use serde::Serialize;
-use towpath::{DeadLetter, DeadLetters, Error, Position, Store};
+use towpath::{ConsumerKind, DeadLetter, DeadLetters, Error, Position, Store};
 
 use crate::Answer;
 use crate::args::consuming::{Chosen, DeadExport, DeadVerb};
@@ -80,7 +80,7 @@ fn groups(store: &Store, chosen: &Chosen) -> Result<Vec<String>> {
     if let Some(group) = &chosen.group {
         return Ok(vec![find_group(store, group, "have dead letters")?.name]);
     }
-    let groups = store.consumers()?.into_iter().filter(|consumer| consumer.kind == "group");
+    let groups = store.consumers()?.into_iter().filter(|consumer| consumer.kind == ConsumerKind::Group);
     Ok(groups.map(|group| group.name).collect())
 }
 
@@ -124,7 +124,7 @@ impl<'a> Row<'a> {
             in_flight: None,
             attempts: letter.attempts(),
             reason: letter.reason().as_str(),
-            error: letter.error(),
+            error: letter.why(),
             stream: letter.source_stream(),
             type_name: letter.event().type_name(),
             source_position: letter.source_position().get(),
@@ -147,8 +147,8 @@ fn line(group: &str, letter: &DeadLetter) -> String {
     let redriven = if letter.is_redriven() { ", on its way again" } else { "" };
     let mut line = format!("{position}  {group}#{number}  {}  {source}  {type_name}  {reason}", failed.text());
     line.push_str(&format!(", attempts {attempts}{redriven}"));
-    if !letter.error().is_empty() {
-        line.push_str(&format!(": {}", letter.error()));
+    if !letter.why().is_empty() {
+        line.push_str(&format!(": {}", letter.why()));
     }
     line
 }
@@ -175,7 +175,7 @@ fn print_fully(group: &str, letter: &DeadLetter, out: &mut Out) -> Result<()> {
         ("of", format!("{}, position {}", source(letter), letter.source_position())),
         ("type", event.type_name().to_owned()),
         ("reason", letter.reason().to_string()),
-        ("error", letter.error().to_owned()),
+        ("error", letter.why().to_owned()),
         ("attempts", letter.attempts().to_string()),
         ("handed out", Moment(letter.first_handed_out()).text()),
         ("first failed", Moment(Some(letter.first_failed())).text()),

@@ -28,7 +28,7 @@ pub(super) fn test(store: &Store, group: &str, letter: &DeadLetter) -> Result<Ve
     let time = kept.as_ref().unwrap_or(letter.event()).time().as_nanos();
     let stream = literal(&not_own(letter.source_stream().unwrap_or("source")));
     let name = format!("dead_letter_{position}_of_{}_is_handled", word(group));
-    let (said, source) = (comment(letter.error()), comment(&source(letter)));
+    let (said, source) = (comment(letter.why()), comment(&source(letter)));
     let mut lines = vec![
         format!("// A dead letter of group {}: {}, attempts {}.", comment(group), letter.reason(), letter.attempts()),
         format!(

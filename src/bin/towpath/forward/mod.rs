@@ -29,7 +29,7 @@ struct Row<'a> {
     forwarded: u64,
     refused: u64,
     lost: u64,
-    retried: u64,
+    released: u64,
 }
 
 pub(crate) fn run(args: &Forward, out: &mut Out) -> Result<Answer> {
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Forward, out: &mut Out) -> Result<Answer> {
         forwarded: counters.forwarded,
         refused: counters.refused.total(),
         lost: counters.lost.total(),
-        retried: counters.retried,
+        released: counters.released,
     };
     print(&row, out)?;
     ended?;
