@@ -89,8 +89,8 @@ impl CursorBuilder {
     ///
     /// # Errors
     /// [`Error::ConsumerBusy`] when a consumer of this name is open, [`Error::ConsumerDiffers`] when it is a group's,
-    /// [`Error::ReadOnly`] for a name on a store that was opened read-only, [`Error::Expired`] when it was to begin before the oldest event that is kept, [`Error::Invalid`]
-    /// and [`Error::TooLarge`] for a name that cannot be used.
+    /// [`Error::ReadOnly`] for a name on a store that was opened read-only, [`Error::Expired`] when it was to begin
+    /// before the oldest event that is kept, [`Error::Invalid`] and [`Error::TooLarge`] for a name that cannot be used.
     pub fn open(self) -> Result<Cursor> {
         let owned = match &self.name {
             None => None,

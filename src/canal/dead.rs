@@ -53,8 +53,8 @@ impl Store {
     /// The dead letters of a group.
     ///
     /// # Errors
-    /// [`Error::UnknownConsumer`](crate::Error::UnknownConsumer) when the store knows no group of this name. When what a writer in another process has
-    /// published since cannot be read.
+    /// [`Error::UnknownConsumer`](crate::Error::UnknownConsumer) when the store knows no group of this name. When what
+    /// a writer in another process has published since cannot be read.
     pub fn dead_letters(&self, group: impl Into<String>) -> Result<DeadLetters> {
         let group = group.into();
         names::check_users("consumer name", &group)?;

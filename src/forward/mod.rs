@@ -136,8 +136,9 @@ impl<C: Canal, S: Sink> Forwarder<C, S> {
         self
     }
 
-    /// How long to wait before a sink that is down is asked again, where it does not say so itself; [`Retry::default`] unless set. Its number of
-    /// attempts is of no account: a sink that is down takes nothing, however often it is asked.
+    /// How long to wait before a sink that is down is asked again, where it does not say so itself; [`Retry::default`]
+    /// unless set. Its number of attempts is of no account: a sink that is down takes nothing, however often it is
+    /// asked.
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
@@ -171,8 +172,9 @@ impl<C: Canal, S: Sink> Forwarder<C, S> {
         self.watch.clone()
     }
 
-    /// Pulls one batch, waiting up to `patience` for it, and writes it, or, while the sink is not to be asked, waits for as
-    /// long as that takes, up to `patience`. Damage and refusals are counted, see [`watch`](Forwarder::watch). A panic of the sink is a failure of it.
+    /// Pulls one batch, waiting up to `patience` for it, and writes it, or, while the sink is not to be asked, waits
+    /// for as long as that takes, up to `patience`. Damage and refusals are counted, see [`watch`](Forwarder::watch). A
+    /// panic of the sink is a failure of it.
     ///
     /// # Errors
     /// [`Error::Handler`] for a record that the sink refuses, where that is to stop it: what came before it is settled. What

@@ -150,8 +150,8 @@ impl HttpSink {
         self
     }
 
-    /// Sends up to so many events a request, at least 1 and about a megabyte at most, each as a line of JSON (`application/x-ndjson`), instead of a
-    /// payload a request.
+    /// Sends up to so many events a request, at least 1 and about a megabyte at most, each as a line of JSON
+    /// (`application/x-ndjson`), instead of a payload a request.
     ///
     /// The idempotency key of such a request is made of those of its events, which their lines bear too. When a server
     /// refuses the content of a request (400, 413, 415, 422), it is sent again in smaller ones, until the event alone is

@@ -58,8 +58,8 @@ impl StreamSink {
     /// A sink that appends to a stream of this store.
     ///
     /// # Errors
-    /// [`Error::Invalid`] and [`Error::TooLarge`] for a name that no stream of a user may have, [`Error::ReadOnly`] for a store that was opened
-    /// read-only.
+    /// [`Error::Invalid`] and [`Error::TooLarge`] for a name that no stream of a user may have, [`Error::ReadOnly`] for
+    /// a store that was opened read-only.
     pub fn new(store: &Store, stream: impl Into<String>) -> Result<Self> {
         let stream = stream.into();
         names::check_users("stream name", &stream)?;
