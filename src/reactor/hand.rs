@@ -11,7 +11,7 @@ use crate::canal::batch::Delivery;
 use crate::canal::breaker::Circuit;
 use crate::canal::{Canal, Promises, Settlement, Token};
 use crate::error::{Error, Result};
-use crate::id::Timestamp;
+use crate::id::{Position, Timestamp};
 use crate::reactor::care::{Answer, Care};
 use crate::reactor::failure::Failure;
 use crate::reactor::notice::{Notice, Turn};
@@ -176,7 +176,7 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
     pub(super) fn unless_lost(&mut self, at: usize, settled: Result<()>) -> Result<bool> {
         let Err(error) = settled else { return Ok(false) };
         let takes_nothing_back = matches!(error, Error::NotPromised { .. }) && !self.promises.lossless;
-        if !takes_nothing_back && !matches!(error, Error::NotHeld { .. }) {
+        if !takes_nothing_back && not_ours(&error).is_none() {
             return Err(error);
         }
         self.states[at] = State::Settled;
@@ -268,8 +268,8 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
                 *state = State::Settled;
             }
         }
-        if let Err(Error::NotHeld { position, .. }) = &settled
-            && let Some(at) = self.deliveries.iter().position(|delivery| delivery.position() == *position)
+        if let Some(position) = settled.as_ref().err().and_then(not_ours)
+            && let Some(at) = self.deliveries.iter().position(|delivery| delivery.position() == position)
         {
             self.turn.done -= 1;
             return self.unless_lost(at, settled).map(drop);
@@ -290,5 +290,15 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
             }
         }
         Ok(())
+    }
+}
+
+/// The delivery that is not ours any more, if that is what an error says: somebody else has it, or the consumer was moved
+/// back and comes to it again.
+pub(super) fn not_ours(error: &Error) -> Option<Position> {
+    match error {
+        Error::NotHeld { position, .. } => Some(*position),
+        Error::NotDelivered { asked, .. } => Some(*asked),
+        _ => None,
     }
 }

@@ -21,8 +21,8 @@ pub struct Turn {
     /// Given back without having been tried: they follow a failed one under its order key, or the circuit opened, or
     /// it was time to stop.
     pub released: u64,
-    /// Taken away before they were settled: their leases ran out. Of those that were settled together only the
-    /// first is seen; the others are counted as done. Or not handled, and the canal takes nothing back.
+    /// Taken away before they were settled: their leases ran out, or the consumer was moved back. Of those that were settled
+    /// together only one is seen; the others are counted as done. Or not handled, and the canal takes nothing back.
     pub lost: u64,
     /// Damaged stretches of the log that were passed over.
     pub damaged: u64,
@@ -68,8 +68,8 @@ pub enum Notice<'a> {
         /// Why.
         why: &'a str,
     },
-    /// A delivery was taken away before it was settled: its lease ran out, and somebody else handles it, too. Or it was
-    /// not handled, and the canal takes nothing back.
+    /// A delivery was taken away before it was settled: its lease ran out, and somebody else handles it, too; or the
+    /// consumer was moved back, and it comes again. Or it was not handled, and the canal takes nothing back.
     Lost {
         /// Which.
         position: Position,

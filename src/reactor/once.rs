@@ -6,7 +6,7 @@ use crate::canal::batch::Delivery;
 use crate::canal::{Token, Transact};
 use crate::error::{Error, Result};
 use crate::reactor::failure::{Failure, call};
-use crate::reactor::hand::Hand;
+use crate::reactor::hand::{Hand, not_ours};
 use crate::reactor::handler::{Handler, Tried, bisect};
 use crate::writer::commit::Commit;
 
@@ -155,15 +155,14 @@ fn write<C: Transact>(hand: &mut Hand<'_, '_, C>, commit: &mut Commit, places: &
             places.iter().for_each(|at| hand.committed(*at));
             Ok(Written::Whole)
         }
-        Err(error @ Error::NotHeld { position, .. }) => {
-            let Some(lost) = places.iter().find(|at| deliveries[**at].position() == position) else {
-                return Err(error);
-            };
+        Err(error) if is_refusal(&error) => Ok(Written::Refused(error.into())),
+        Err(error) => {
+            let lost =
+                not_ours(&error).and_then(|position| places.iter().find(|at| deliveries[**at].position() == position));
+            let Some(lost) = lost else { return Err(error) };
             hand.unless_lost(*lost, Err(error))?;
             Ok(Written::Lost)
         }
-        Err(error) if is_refusal(&error) => Ok(Written::Refused(error.into())),
-        Err(error) => Err(error),
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use towpath::{
-    Batch, Canal, Cursor, Delivery, Error, Failure, ManualClock, NewEvent, Options, Order, Promises, Reactor, Reason,
-    Result, Retry, Settlement, Stop, Timestamp, Token,
+    Batch, Canal, Commit, Cursor, Delivery, Error, Failure, ManualClock, NewEvent, Options, Order, Position, Promises,
+    Reactor, Reason, Result, Retry, Settlement, Stop, Timestamp, Token,
 };
 
 use super::{FINE, at_once, group, letters, noting, with_events};
@@ -344,6 +344,40 @@ fn what_was_not_handled_when_a_settlement_failed_is_not_passed_over() {
     assert_eq!(reactor.turn(Duration::ZERO).unwrap().done, 4);
     drop(reactor);
     assert_eq!(seen, [1, 2, 3, 4, 5]);
+}
+
+/// What was in hand is not the cursor's any more, in either way of settling; the reactor goes on where it was sent.
+#[test]
+fn a_consumer_that_is_moved_back_within_a_batch_begins_again_there() {
+    let dir = Scratch::new();
+    let store = with_events(&dir, 3);
+    let (mut seen, (say, hears)) = (Vec::new(), mpsc::channel());
+    let move_back = |seen: &[u64]| if seen.len() == 2 { store.seek("mail", Position::new(1)) } else { Ok(()) };
+    let mut reactor = Reactor::new(store.cursor("mail").open().unwrap(), |event: &Delivery<'_>| {
+        seen.push(event.position().get());
+        move_back(&seen)
+    })
+    .watch(noting(&say));
+    assert_eq!(reactor.turn(Duration::ZERO).unwrap().lost, 1);
+    assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["3 lost"]);
+    let again = reactor.turn(Duration::ZERO).unwrap();
+    assert_eq!((again.done, again.lost), (3, 0), "control: nothing is lost when nobody moves it");
+    drop(reactor);
+    assert_eq!(seen, [1, 2, 3, 1, 2, 3]);
+
+    store.seek("mail", Position::new(1)).unwrap();
+    seen.clear();
+    let cursor = store.cursor("mail").open().unwrap();
+    let mut reactor = Reactor::exactly_once(cursor, |event: &Delivery<'_>, commit: &mut Commit| {
+        seen.push(event.position().get());
+        commit.event("results", NewEvent::new("seen", &event.position().get().to_le_bytes()));
+        move_back(&seen)
+    });
+    assert_eq!(reactor.turn(Duration::ZERO).unwrap().lost, 3);
+    assert_eq!(store.revision("results").unwrap().get(), 0);
+    assert_eq!(reactor.turn(Duration::ZERO).unwrap().done, 3);
+    drop(reactor);
+    assert_eq!((seen, store.revision("results").unwrap().get()), (vec![1, 2, 3, 1, 2, 3], 3));
 }
 
 /// A subscription takes nothing back: it is told, and nothing is tried twice.
