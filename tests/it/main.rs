@@ -14,7 +14,6 @@ mod cli_replayed;
 mod clock;
 mod cursor;
 mod damage;
-#[cfg(feature = "sink-file")]
 mod flights;
 mod following;
 mod full_disk;
