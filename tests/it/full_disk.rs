@@ -60,20 +60,7 @@ fn append_until_full(store: &Store) {
 #[test]
 fn a_full_disk_refuses_appends_until_there_is_room_again() {
     const NAME: &str = "full_disk::a_full_disk_refuses_appends_until_there_is_room_again";
-    let Some((role, disk)) = child::role() else {
-        if !child::can_mount() {
-            return child::skip(NAME, "mounting needs root and `unshare`");
-        }
-        for durability in ["sync", "every", "os"] {
-            let scratch = Scratch::new();
-            let disk = scratch.path().join("disk");
-            fs::create_dir(&disk).unwrap();
-            assert_eq!(child::said(child::in_own_mounts(NAME, durability, &disk)), ["done"], "{durability}");
-        }
-        return;
-    };
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(&disk).status();
-    assert!(mounted.unwrap().success());
+    let Some((role, disk)) = child::on_a_disk_of("6m", NAME, &["sync", "every", "os"]) else { return };
     let (path, ballast) = (disk.join("store"), disk.join("ballast"));
     let store = options(&role).open(&path).unwrap();
     for _ in 0..10 {
@@ -147,18 +134,7 @@ fn append_until_nearly_full(store: &Store, ballast: &Path) {
 #[test]
 fn closing_a_large_segment_on_a_full_disk_is_a_close_in_good_order() {
     const NAME: &str = "full_disk::closing_a_large_segment_on_a_full_disk_is_a_close_in_good_order";
-    let Some((_, disk)) = child::role() else {
-        if !child::can_mount() {
-            return child::skip(NAME, "mounting needs root and `unshare`");
-        }
-        let scratch = Scratch::new();
-        let disk = scratch.path().join("disk");
-        fs::create_dir(&disk).unwrap();
-        assert_eq!(child::said(child::in_own_mounts(NAME, "os", &disk)), ["done"]);
-        return;
-    };
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"]).arg(&disk).status();
-    assert!(mounted.unwrap().success());
+    let Some((_, disk)) = child::on_a_disk_of("40m", NAME, &["os"]) else { return };
     let (path, ballast) = (disk.join("store"), disk.join("ballast"));
     let store = Options::new().durability(Durability::Os).open(&path).unwrap();
     let payload = vec![4; 6 << 20];
@@ -263,20 +239,7 @@ fn letters(store: &Store) -> Vec<u64> {
 #[test]
 fn a_full_disk_loses_no_settlement_and_writes_none_twice() {
     const NAME: &str = "full_disk::a_full_disk_loses_no_settlement_and_writes_none_twice";
-    let Some((role, disk)) = child::role() else {
-        if !child::can_mount() {
-            return child::skip(NAME, "mounting needs root and `unshare`");
-        }
-        for durability in ["sync", "os"] {
-            let scratch = Scratch::new();
-            let disk = scratch.path().join("disk");
-            fs::create_dir(&disk).unwrap();
-            assert_eq!(child::said(child::in_own_mounts(NAME, durability, &disk)), ["done"], "{durability}");
-        }
-        return;
-    };
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(&disk).status();
-    assert!(mounted.unwrap().success());
+    let Some((role, disk)) = child::on_a_disk_of("6m", NAME, &["sync", "os"]) else { return };
     let (path, ballast) = (disk.join("store"), disk.join("ballast"));
     let store = options(&role).open(&path).unwrap();
     for _ in 0..60 {

@@ -522,18 +522,7 @@ fn a_record_too_large_is_cut_marked_and_counted_or_refused_where_that_does_not_d
 #[test]
 fn a_full_disk_is_told_and_costs_no_line() {
     const NAME: &str = "sink_file::a_full_disk_is_told_and_costs_no_line";
-    let Some((_, disk)) = child::role() else {
-        if !child::can_mount() {
-            return child::skip(NAME, "mounting needs root and `unshare`");
-        }
-        let scratch = Scratch::new();
-        let disk = scratch.path().join("disk");
-        fs::create_dir(&disk).unwrap();
-        assert_eq!(child::said(child::in_own_mounts(NAME, "full", &disk)), ["done"]);
-        return;
-    };
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&disk).status();
-    assert!(mounted.unwrap().success());
+    let Some((_, disk)) = child::on_a_disk_of("1m", NAME, &["full"]) else { return };
     let scratch = Scratch::new();
     let store = with_events(&scratch, 200);
     let path = disk.join("events.ndjson");

@@ -65,7 +65,7 @@ SIGINT and SIGTERM have it finish what it has in hand and end with exit status 0
 other side for good or lost to damage: those are counted, told, and passed over. A second signal ends it at once.
 
 It ends with a row, with --json an object: `name`, `stream`, `to`, `position` (where the next run goes on), `forwarded`, `refused`,
-`lost` and `retried`.";
+`lost` and `released` (given back because the other side was down; they come again).";
 
 /// Looks into a towpath store, appends to it, checks it, and measures it. All reading works beside a live writer.
 #[derive(Parser)]

@@ -1,9 +1,11 @@
 //! Tests that need a process of their own run this binary again, with one test and a role in the environment.
 
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
+
+use super::Scratch;
 
 const ROLE: &str = "TOWPATH_TEST_ROLE";
 const STORE: &str = "TOWPATH_TEST_STORE";
@@ -20,7 +22,7 @@ pub(crate) fn of_program(mut program: Command, test: &str, role: &str, store: &P
 }
 
 /// The role and the store's path, in a child; `None` in the test run itself.
-pub(crate) fn role() -> Option<(String, std::path::PathBuf)> {
+pub(crate) fn role() -> Option<(String, PathBuf)> {
     Some((std::env::var(ROLE).ok()?, std::env::var_os(STORE)?.into()))
 }
 
@@ -84,4 +86,26 @@ pub(crate) fn in_own_mounts(test: &str, role: &str, store: &Path) -> Command {
     let mut program = Command::new("unshare");
     program.arg("-m").arg(std::env::current_exe().unwrap());
     of_program(program, test, role, store)
+}
+
+/// Runs a test again as a child for each role, with a disk of this size (`6m`) that nobody else sees. Gives the role and the
+/// disk there; in the test run itself `None`, once every child has said `done`.
+pub(crate) fn on_a_disk_of(size: &str, test: &str, roles: &[&str]) -> Option<(String, PathBuf)> {
+    if let Some((role, disk)) = role() {
+        let size = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&disk).status();
+        assert!(mounted.unwrap().success());
+        return Some((role, disk));
+    }
+    if !can_mount() {
+        skip(test, "mounting needs root and `unshare`");
+        return None;
+    }
+    for role in roles {
+        let scratch = Scratch::new();
+        let disk = scratch.path().join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        assert_eq!(said(in_own_mounts(test, role, &disk)), ["done"], "{role}");
+    }
+    None
 }

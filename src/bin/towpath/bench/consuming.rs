@@ -109,7 +109,7 @@ fn forward(store: &Store, path: &Path) -> Result<Measured> {
     loop {
         let called = Instant::now();
         let turn = forwarder.turn(Duration::ZERO)?;
-        if turn.given_back > 0 || turn.refused > 0 {
+        if turn.released > 0 || turn.refused > 0 {
             return Err(Failure::new(format!("{} could not be written", path.display())));
         }
         if turn.forwarded == 0 {
