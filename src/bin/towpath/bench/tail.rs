@@ -45,7 +45,10 @@ pub(crate) fn reactor(plan: &Plan<'_>, store: &Store) -> Result<Measured> {
     let sent = send(plan, store, events, base);
     let mut samples = Samples::new();
     let received = (0..events).try_for_each(|number| match told.recv_timeout(PATIENCE) {
-        Ok(time) => Ok(samples.push(time)),
+        Ok(time) => {
+            samples.push(time);
+            Ok(())
+        }
         Err(_) => Err(Failure::new(format!("{number} of {events} events came, then none for 5 s"))),
     });
     running.stop_and_join(PATIENCE)?;
