@@ -14,6 +14,7 @@ mod cli_replayed;
 mod clock;
 mod cursor;
 mod damage;
+#[cfg(feature = "sink-file")]
 mod flights;
 mod following;
 mod full_disk;
