@@ -1,12 +1,7 @@
-//! X2: a process whose reactors answer events with events is killed at random moments, again and again, on one store. Each
-//! answer appears once, in the order of its stream.
-//!
-//! Twenty kills; as many as `TOWPATH_KILLS` says. The seed of a failed run is in its message; `TOWPATH_SEED` takes it.
+//! X2: a process whose reactors answer events with events. Each answer appears once, in the order of its stream.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,9 +10,9 @@ use towpath::{
     Retry, Stop, Store,
 };
 
-const STORE: &str = "TOWPATH_KILLS_STORE";
-const ROUND: &str = "TOWPATH_KILLS_ROUND";
-const TEST: &str = "what_reactors_answer_appears_once_however_they_are_killed";
+use crate::{Random, child, kills_and_seed, run_and_kill, say, scratch};
+
+const TEST: &str = "reactors::what_reactors_answer_appears_once_however_they_are_killed";
 
 /// Who answers, and where: in streams `<kind>-<stream of the order>`.
 const ONCE: [&str; 3] = ["each", "group", "whole"];
@@ -26,21 +21,15 @@ const LOOSE: &str = "loose";
 
 #[test]
 fn what_reactors_answer_appears_once_however_they_are_killed() {
-    if let (Some(store), Ok(round)) = (std::env::var_os(STORE), std::env::var(ROUND)) {
-        return react_until_killed(Path::new(&store), round.parse().unwrap());
+    if let Some((store, round)) = child() {
+        return react_until_killed(&store, round);
     }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let kills: u64 = number("TOWPATH_KILLS").unwrap_or(20);
-    let seed = number("TOWPATH_SEED").unwrap_or_else(|| u64::from(std::process::id()) * 0x9e37_79b9 + 1);
-    let path = std::env::temp_dir().join(format!("towpath-kills-reactor-{}", std::process::id()));
-    let _none_yet = std::fs::remove_dir_all(&path);
+    let (kills, seed) = kills_and_seed();
+    let path = scratch("reactors");
 
-    let mut random = seed;
+    let mut random = Random(seed);
     for round in 0..kills {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        react_and_kill(&path, round, random % 400);
+        run_and_kill(TEST, &path, round, random.below(400));
         let store = Store::open_read_only(&path);
         // Killed before there was a store.
         let Ok(store) = store else { continue };
@@ -192,11 +181,9 @@ fn react_until_killed(path: &Path, round: u64) {
     ];
     std::thread::scope(|threads| {
         threads.spawn(|| {
-            let mut stdout = std::io::stdout();
             let mut reports = Reactor::new(store.follow().open().unwrap(), move |_: &Delivery<'_>| {
                 if said.fetch_add(1, Ordering::Relaxed).is_multiple_of(10) {
-                    stdout.write_all(b"kills:handled\n")?;
-                    stdout.flush()?;
+                    say("handled");
                 }
                 Ok::<(), Failure>(())
             });
@@ -206,20 +193,4 @@ fn react_until_killed(path: &Path, round: u64) {
             store.append(&format!("order-{}", number % 7), NewEvent::new("placed", "")).unwrap();
         }
     });
-}
-
-/// Runs a child, and kills it once it has said so many lines.
-fn react_and_kill(path: &Path, round: u64, lines: u64) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", TEST, "--nocapture"])
-        .env(STORE, path)
-        .env(ROUND, round.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let said = BufReader::new(child.stdout.take().unwrap()).lines();
-    let heard = said.take(lines as usize).filter(|line| line.is_ok()).count() as u64;
-    child.kill().unwrap();
-    let status = child.wait().unwrap();
-    assert!(heard == lines && status.code().is_none(), "round {round}: the child ended by itself: {status}");
 }

@@ -1,37 +1,30 @@
-//! C3, C5: a process that writes under load is killed at random moments, again and again, on one store.
-//!
-//! Thirty kills; as many as `TOWPATH_KILLS` says. The seed of a failed run is in its message; `TOWPATH_SEED` takes it.
+//! C3, C5: a process that writes under load.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::path::Path;
 use std::time::Duration;
 
 use towpath::{Canal as _, Commit, Durability, Error, NewEvent, Options, Position, Query, Settlement, Store};
 
-const STORE: &str = "TOWPATH_KILLS_STORE";
-const ROUND: &str = "TOWPATH_KILLS_ROUND";
+use crate::{Random, child, kills_and_seed, run_and_kill, say, scratch};
+
+const TEST: &str = "writer::a_killed_writer_loses_nothing_that_it_acknowledged";
 const BLOCKING: u64 = 2;
 const CONSUMER: &str = "reader";
 
 #[test]
 fn a_killed_writer_loses_nothing_that_it_acknowledged() {
-    if let (Some(store), Ok(round)) = (std::env::var_os(STORE), std::env::var(ROUND)) {
-        return write_until_killed(Path::new(&store), round.parse().unwrap());
+    if let Some((store, round)) = child() {
+        return write_until_killed(&store, round);
     }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let kills: u64 = number("TOWPATH_KILLS").unwrap_or(30);
-    let seed = number("TOWPATH_SEED").unwrap_or_else(|| u64::from(std::process::id()) * 0x9e37_79b9 + 1);
-    let path = std::env::temp_dir().join(format!("towpath-kills-{}", std::process::id()));
-    let _none_yet = std::fs::remove_dir_all(&path);
+    let (kills, seed) = kills_and_seed();
+    let path = scratch("writer");
 
     let mut random = Random(seed);
     let mut known = Known::default();
     let mut acknowledged = 0;
     for round in 0..kills {
-        let heard = write_and_kill(&path, round, random.below(600));
+        let heard = Heard::of(run_and_kill(TEST, &path, round, random.below(600)));
         acknowledged += heard.events.len();
         known.check(&path, round, &heard).unwrap_or_else(|why| panic!("round {round}, seed {seed}: {why}"));
     }
@@ -72,20 +65,14 @@ fn payload(round: u64, producer: u64, number: u64) -> Vec<u8> {
 /// what was acknowledged.
 fn write_until_killed(path: &Path, round: u64) {
     let store = open(path, round).unwrap();
-    let say = Mutex::new(std::io::stdout());
-    let say = |line: String| {
-        let mut out = say.lock().unwrap();
-        out.write_all(line.as_bytes()).unwrap();
-        out.flush().unwrap();
-    };
     std::thread::scope(|scope| {
         for producer in 0..BLOCKING {
-            let (store, say) = (&store, &say);
+            let store = &store;
             scope.spawn(move || {
                 for number in 0.. {
                     let payload = payload(round, producer, number);
                     let receipt = store.append(&format!("p-{producer}"), NewEvent::new("n", &payload)).unwrap();
-                    say(format!("kills:E {producer} {number} {}\n", receipt.first()));
+                    say(format!("E {producer} {number} {}", receipt.first()));
                 }
             });
         }
@@ -101,7 +88,7 @@ fn write_until_killed(path: &Path, round: u64) {
                 };
                 let tickets: Vec<_> = numbers.map(submit).collect();
                 for (number, ticket) in tickets {
-                    say(format!("kills:E {producer} {number} {}\n", ticket.wait().unwrap().first()));
+                    say(format!("E {producer} {number} {}", ticket.wait().unwrap().first()));
                 }
             }
         });
@@ -112,7 +99,7 @@ fn write_until_killed(path: &Path, round: u64) {
                 let Some(token) = batch.last() else { continue };
                 cursor.settle(token, Settlement::Done).unwrap();
                 cursor.flush().unwrap();
-                say(format!("kills:C {}\n", cursor.checkpoint()));
+                say(format!("C {}", cursor.checkpoint()));
             }
         });
     });
@@ -132,41 +119,19 @@ struct Heard {
     checkpoint: u64,
 }
 
-/// Runs a child, kills it once it has said so many things, and gives everything that it said.
-fn write_and_kill(path: &PathBuf, round: u64, lines: u64) -> Heard {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_killed_writer_loses_nothing_that_it_acknowledged", "--nocapture"])
-        .env(STORE, path)
-        .env(ROUND, round.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut heard = Heard::default();
-    let (mut line, mut left, mut killed) = (String::new(), lines, false);
-    loop {
-        // Now and then before it has said anything: while it opens the store.
-        if left == 0 && !killed {
-            child.kill().unwrap();
-            killed = true;
+impl Heard {
+    fn of(lines: Vec<String>) -> Self {
+        let mut heard = Self::default();
+        for line in lines {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let field = |at: usize| fields[at].parse::<u64>().unwrap();
+            match fields[0] {
+                "E" => heard.events.push(Acknowledged { producer: field(1), number: field(2), position: field(3) }),
+                _ => heard.checkpoint = field(1),
+            }
         }
-        line.clear();
-        if out.read_line(&mut line).unwrap() == 0 {
-            break;
-        }
-        left = left.saturating_sub(1);
-        // The last line may have been cut.
-        let Some(said) = line.strip_suffix('\n').and_then(|line| line.split_once("kills:")) else { continue };
-        let fields: Vec<&str> = said.1.split(' ').collect();
-        let field = |at: usize| fields[at].parse::<u64>().unwrap();
-        match fields[0] {
-            "E" => heard.events.push(Acknowledged { producer: field(1), number: field(2), position: field(3) }),
-            _ => heard.checkpoint = field(1),
-        }
+        heard
     }
-    let status = child.wait().unwrap();
-    assert!(killed && status.code().is_none(), "round {round}: the child ended by itself: {status}");
-    heard
 }
 
 /// What is known of the store from the rounds before.
@@ -231,17 +196,5 @@ impl Known {
         }
         self.checkpoint = checkpoint;
         Ok(())
-    }
-}
-
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
     }
 }

@@ -1,13 +1,9 @@
-//! G3, G8, G11, G12, D2, X2: a process whose groups are at work is killed at random moments, again and again, on one store,
-//! or ends itself in the middle of a batch.
-//!
-//! Thirty kills; as many as `TOWPATH_KILLS` says. The seed of a failed run is in its message; `TOWPATH_SEED` takes it.
+//! G3, G8, G11, G12, D2, X2: a process whose groups are at work, or one that ends itself in the middle of a batch.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use towpath::{
@@ -15,8 +11,9 @@ use towpath::{
     Settlement, Store, Transact as _,
 };
 
-const STORE: &str = "TOWPATH_KILLS_STORE";
-const ROUND: &str = "TOWPATH_KILLS_ROUND";
+use crate::{ROUND, Random, STORE, child, command, kills_and_seed, run_and_kill, say, scratch};
+
+const TEST: &str = "groups::a_killed_process_settles_nothing_twice_and_loses_no_delivery";
 const WORK: &str = "work";
 const ACKS: &str = "acks";
 
@@ -40,18 +37,16 @@ fn acks(store: &Store) -> Group {
 
 #[test]
 fn a_killed_process_settles_nothing_twice_and_loses_no_delivery() {
-    if let (Some(store), Ok(round)) = (std::env::var_os(STORE), std::env::var(ROUND)) {
-        return work_until_killed(Path::new(&store), round.parse().unwrap());
+    if let Some((store, round)) = child() {
+        return work_until_killed(&store, round);
     }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let kills: u64 = number("TOWPATH_KILLS").unwrap_or(30);
-    let seed = number("TOWPATH_SEED").unwrap_or_else(|| u64::from(std::process::id()) * 0x9e37_79b9 + 1);
+    let (kills, seed) = kills_and_seed();
     let path = scratch("groups");
 
     let (mut random, mut known) = (Random(seed), Known::default());
     for round in 0..kills {
         let lines = random.below(400);
-        known.hear(work_and_kill(&path, round, lines)).unwrap_or_else(|why| panic!("{round}, seed {seed}: {why}"));
+        known.hear(run_and_kill(TEST, &path, round, lines)).unwrap_or_else(|why| panic!("{round}, seed {seed}: {why}"));
         known.check(&path, round).unwrap_or_else(|why| panic!("round {round}, seed {seed}: {why}"));
     }
     let heard = [known.results.len(), known.rejected.len(), known.acknowledged.len(), known.attempts.len()];
@@ -92,12 +87,6 @@ fn a_killed_process_settles_nothing_twice_and_loses_no_delivery() {
 /// The child: one thread appends, two work for one group, and one for the other. Each says what was answered.
 fn work_until_killed(path: &Path, round: u64) {
     let store = open(path, round).unwrap();
-    let out = Mutex::new(std::io::stdout());
-    let say = |line: String| {
-        let mut out = out.lock().unwrap();
-        out.write_all(format!("kills:{line}\n").as_bytes()).unwrap();
-        out.flush().unwrap();
-    };
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0u64.. {
@@ -114,7 +103,7 @@ fn work_until_killed(path: &Path, round: u64) {
                 let mut member = work(&store).member().unwrap();
                 loop {
                     let batch = member.pull_batch(10, Duration::from_secs(1)).unwrap();
-                    handle(&mut member, &batch, &say);
+                    handle(&mut member, &batch, &|line| say(line));
                 }
             });
         }
@@ -169,37 +158,6 @@ fn handle(member: &mut Member, batch: &towpath::Batch, say: &dyn Fn(String)) {
             say(format!("R {position}"));
         }
     }
-}
-
-/// Runs a child, kills it once it has said so many things, and gives everything that it said.
-fn work_and_kill(path: &PathBuf, round: u64, lines: u64) -> Vec<String> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_killed_process_settles_nothing_twice_and_loses_no_delivery", "--nocapture"])
-        .env(STORE, path)
-        .env(ROUND, round.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let (mut heard, mut line, mut left, mut killed) = (Vec::new(), String::new(), lines, false);
-    loop {
-        if left == 0 && !killed {
-            child.kill().unwrap();
-            killed = true;
-        }
-        line.clear();
-        if out.read_line(&mut line).unwrap() == 0 {
-            break;
-        }
-        left = left.saturating_sub(1);
-        // The last line may have been cut.
-        if let Some((_, said)) = line.strip_suffix('\n').and_then(|line| line.split_once("kills:")) {
-            heard.push(said.to_owned());
-        }
-    }
-    let status = child.wait().unwrap();
-    assert!(killed && status.code().is_none(), "round {round}: the child ended by itself: {status}");
-    heard
 }
 
 /// What children have said.
@@ -311,7 +269,7 @@ const POISON: u64 = 5;
 /// G11.
 #[test]
 fn a_handler_that_ends_the_process_has_its_attempts_and_its_neighbours_do_not_pay_for_it() {
-    const NAME: &str = "a_handler_that_ends_the_process_has_its_attempts_and_its_neighbours_do_not_pay_for_it";
+    const NAME: &str = "groups::a_handler_that_ends_the_process_has_its_attempts_and_its_neighbours_do_not_pay_for_it";
     if let (Some(store), Some(runs)) = (std::env::var_os(STORE), std::env::var_os(RUNS)) {
         return handle_until_poisoned(Path::new(&store), Path::new(&runs));
     }
@@ -332,11 +290,8 @@ fn a_handler_that_ends_the_process_has_its_attempts_and_its_neighbours_do_not_pa
         drop(store);
         let mut ends = 0;
         loop {
-            let status = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", NAME, "--nocapture"])
-                .env(STORE, &path)
+            let status = command(NAME, &path, order)
                 .env(RUNS, &runs)
-                .env(ROUND, order)
                 .env(ATTEMPTS, attempts.to_string())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -382,22 +337,4 @@ fn handle_until_poisoned(path: &Path, runs: &Path) {
         member.settle_all(&tokens).unwrap();
     }
     member.flush().unwrap();
-}
-
-fn scratch(name: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("towpath-kills-{name}-{}", std::process::id()));
-    let _none_yet = std::fs::remove_dir_all(&path);
-    path
-}
-
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
