@@ -18,7 +18,8 @@ pub struct ForwardCounters {
     /// Records that were given back to the canal, because the sink was not available. One that came again and was given back
     /// again counts again.
     pub released: u64,
-    /// Settlements that came too late: somebody else has the delivery by now, or the consumer was moved. It comes again.
+    /// Records that were settled too late: somebody else has the delivery by now, or the consumer was moved back. They come
+    /// again.
     pub late: u64,
     /// What never came to the sink, by reason: damaged stretches of the store, and positions that the canal passed over.
     pub lost: Tally,

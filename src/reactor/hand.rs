@@ -139,7 +139,7 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
         for at in 0..self.len() {
             if self.states[at] != State::Settled {
                 let extended = self.canal.extend(self.deliveries[at].token(), lease);
-                self.unless_lost(at, extended)?;
+                self.unless_gone(at, extended)?;
             }
         }
         self.leased = now;
@@ -172,16 +172,21 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
         self.care.forget(self.deliveries[at].position());
     }
 
-    /// One is not ours any more, if that is what the canal says, or it takes nothing back. Every other error is one.
-    pub(super) fn unless_lost(&mut self, at: usize, settled: Result<()>) -> Result<bool> {
+    /// One is settled too late, or lost because the canal takes nothing back, if that is what a settlement came to. Every
+    /// other error is one.
+    pub(super) fn unless_gone(&mut self, at: usize, settled: Result<()>) -> Result<bool> {
         let Err(error) = settled else { return Ok(false) };
-        let takes_nothing_back = matches!(error, Error::NotPromised { .. }) && !self.promises.lossless;
-        if !takes_nothing_back && not_ours(&error).is_none() {
+        let position = self.deliveries[at].position();
+        if matches!(error, Error::NotPromised { .. }) && !self.promises.lossless {
+            self.turn.lost += 1;
+            self.care.tell(Notice::Lost { position });
+        } else if not_ours(&error).is_some() {
+            self.turn.late += 1;
+            self.care.tell(Notice::Late { position, error: &error });
+        } else {
             return Err(error);
         }
         self.states[at] = State::Settled;
-        self.turn.lost += 1;
-        self.care.tell(Notice::Lost { position: self.deliveries[at].position(), error: &error });
         Ok(true)
     }
 
@@ -207,7 +212,7 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
         };
         *counter += 1;
         let settled = self.canal.settle(delivery.token(), settlement.clone());
-        if self.unless_lost(at, settled)? {
+        if self.unless_gone(at, settled)? {
             match settlement {
                 Settlement::Reject { .. } => self.turn.rejected -= 1,
                 Settlement::Release => self.turn.released -= 1,
@@ -241,7 +246,7 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
 
     fn release(&mut self, at: usize) -> Result<()> {
         let released = self.canal.settle(self.deliveries[at].token(), Settlement::Release);
-        if !self.unless_lost(at, released)? {
+        if !self.unless_gone(at, released)? {
             self.states[at] = State::Settled;
             self.turn.released += 1;
         }
@@ -272,7 +277,7 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
             && let Some(at) = self.deliveries.iter().position(|delivery| delivery.position() == position)
         {
             self.turn.done -= 1;
-            return self.unless_lost(at, settled).map(drop);
+            return self.unless_gone(at, settled).map(drop);
         }
         settled
     }

@@ -10,7 +10,7 @@ use crate::id::{Position, Timestamp};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Turn {
-    /// Pulled from the canal. Each is one of the five that follow.
+    /// Pulled from the canal. Each is one of the six that follow.
     pub pulled: u64,
     /// Handled, and settled so.
     pub done: u64,
@@ -21,8 +21,10 @@ pub struct Turn {
     /// Given back without having been tried: they follow a failed one under its order key, or the circuit opened, or
     /// it was time to stop.
     pub released: u64,
-    /// Taken away before they were settled: their leases ran out, or the consumer was moved back. Of those that were settled
-    /// together only one is seen; the others are counted as done. Or not handled, and the canal takes nothing back.
+    /// Settled too late: their leases ran out, or the consumer was moved back, and they come again. Of those that were settled
+    /// together only one is seen; the others are counted as done.
+    pub late: u64,
+    /// Not handled, and never to come again, because the canal takes nothing back.
     pub lost: u64,
     /// Damaged stretches of the log that were passed over.
     pub damaged: u64,
@@ -38,6 +40,7 @@ impl Turn {
         self.retried += next.retried;
         self.rejected += next.rejected;
         self.released += next.released;
+        self.late += next.late;
         self.lost += next.lost;
         self.damaged += next.damaged;
         self.circuit = next.circuit;
@@ -68,13 +71,18 @@ pub enum Notice<'a> {
         /// Why.
         why: &'a str,
     },
-    /// A delivery was taken away before it was settled: its lease ran out, and somebody else handles it, too; or the
-    /// consumer was moved back, and it comes again. Or it was not handled, and the canal takes nothing back.
-    Lost {
+    /// A delivery was settled too late: its lease ran out, and somebody else handles it, too; or the consumer was moved back,
+    /// and it comes again.
+    Late {
         /// Which.
         position: Position,
         /// What the canal said.
         error: &'a Error,
+    },
+    /// A delivery was not handled and never comes again, because the canal takes nothing back.
+    Lost {
+        /// Which.
+        position: Position,
     },
     /// Too much failed: nothing is pulled for a while.
     CircuitOpened {

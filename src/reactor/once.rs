@@ -123,7 +123,7 @@ fn write_parts<C: Transact>(hand: &mut Hand<'_, '_, C>, commit: &mut Commit, par
         };
         match written {
             Written::Whole => return Ok(()),
-            Written::Lost => {}
+            Written::Late => {}
             Written::Refused(failure) if left.len() == 1 => return hand.failed(first.at, failure),
             Written::Refused(_) => {
                 let (before, behind) = parts.split_at(parts.len() / 2);
@@ -138,7 +138,7 @@ fn write_parts<C: Transact>(hand: &mut Hand<'_, '_, C>, commit: &mut Commit, par
 enum Written {
     Whole,
     /// One of the deliveries is not ours any more; nothing was written.
-    Lost,
+    Late,
     /// What they lead to cannot be written.
     Refused(Failure),
 }
@@ -157,11 +157,11 @@ fn write<C: Transact>(hand: &mut Hand<'_, '_, C>, commit: &mut Commit, places: &
         }
         Err(error) if is_refusal(&error) => Ok(Written::Refused(error.into())),
         Err(error) => {
-            let lost =
+            let late =
                 not_ours(&error).and_then(|position| places.iter().find(|at| deliveries[**at].position() == position));
-            let Some(lost) = lost else { return Err(error) };
-            hand.unless_lost(*lost, Err(error))?;
-            Ok(Written::Lost)
+            let Some(late) = late else { return Err(error) };
+            hand.unless_gone(*late, Err(error))?;
+            Ok(Written::Late)
         }
     }
 }
@@ -199,7 +199,7 @@ where
             }
             Ok(match write(hand, &mut self.commit, places)? {
                 Written::Whole => Tried::Settled,
-                Written::Lost => Tried::Again,
+                Written::Late => Tried::Again,
                 Written::Refused(failure) => Tried::Failed(failure),
             })
         })

@@ -248,12 +248,12 @@ fn a_slow_handler_keeps_the_rest_of_its_batch_by_extending_it() {
         }
         let turn = reactor.turn(Duration::ZERO).unwrap();
         drop(reactor);
-        let lost = hears.try_iter().filter(|line| line.ends_with("lost")).count() as u64;
-        assert_eq!(turn.lost, lost, "what is lost is told");
+        let late = hears.try_iter().filter(|line| line.ends_with("late")).count() as u64;
+        assert_eq!(turn.late, late, "what is late is told");
         if keeps {
-            assert_eq!((turn.done, turn.lost, stolen), (20, 0, 0));
+            assert_eq!((turn.done, turn.late, stolen), (20, 0, 0));
         } else {
-            assert!(turn.lost > 0 && stolen > 0, "control: {turn:?}, {stolen}");
+            assert!(turn.late > 0 && stolen > 0, "control: {turn:?}, {stolen}");
         }
     }
 }
@@ -358,10 +358,10 @@ fn a_consumer_that_is_moved_back_within_a_batch_begins_again_there() {
         move_back(&seen)
     })
     .watch(noting(&say));
-    assert_eq!(reactor.turn(Duration::ZERO).unwrap().lost, 1);
-    assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["3 lost"]);
+    assert_eq!(reactor.turn(Duration::ZERO).unwrap().late, 1);
+    assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["3 late"]);
     let again = reactor.turn(Duration::ZERO).unwrap();
-    assert_eq!((again.done, again.lost), (3, 0), "control: nothing is lost when nobody moves it");
+    assert_eq!((again.done, again.late), (3, 0), "control: nothing is late when nobody moves it");
     drop(reactor);
     assert_eq!(seen, [1, 2, 3, 1, 2, 3]);
 
@@ -373,7 +373,7 @@ fn a_consumer_that_is_moved_back_within_a_batch_begins_again_there() {
         commit.event("results", NewEvent::new("seen", &event.position().get().to_le_bytes()));
         move_back(&seen)
     });
-    assert_eq!(reactor.turn(Duration::ZERO).unwrap().lost, 3);
+    assert_eq!(reactor.turn(Duration::ZERO).unwrap().late, 3);
     assert_eq!(store.revision("results").unwrap().get(), 0);
     assert_eq!(reactor.turn(Duration::ZERO).unwrap().done, 3);
     drop(reactor);

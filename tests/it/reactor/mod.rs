@@ -48,7 +48,8 @@ fn noting(say: &mpsc::Sender<String>) -> impl FnMut(Notice<'_>) + Send + 'static
                 format!("{} {what} at attempt {attempt}: {why}", delivery.position())
             }
             Notice::Rejected { delivery, reason, why } => format!("{} {reason}: {why}", delivery.position()),
-            Notice::Lost { position, .. } => format!("{position} lost"),
+            Notice::Late { position, .. } => format!("{position} late"),
+            Notice::Lost { position } => format!("{position} lost"),
             Notice::CircuitOpened { .. } => "opened".to_owned(),
             Notice::CircuitClosed => "closed".to_owned(),
             Notice::Damaged(damage) => format!("damaged from {}", damage.position),

@@ -252,9 +252,9 @@ fn what_was_taken_away_leaves_no_results() {
             .turn(Duration::ZERO)
         };
         let turn = turn.unwrap();
-        assert_eq!((turn.done, turn.lost), (0, 4), "all leases had run out");
+        assert_eq!((turn.done, turn.late), (0, 4), "all leases had run out");
         assert_eq!(bills(&store), BTreeMap::new());
-        assert_eq!(hears.try_iter().filter(|line| line.ends_with("lost")).count(), 4);
+        assert_eq!(hears.try_iter().filter(|line| line.ends_with("late")).count(), 4);
     }
 }
 
@@ -329,9 +329,9 @@ fn one_delivery_that_was_taken_away_does_not_hold_up_the_results_of_the_others()
             } else {
                 Reactor::exactly_once(canal, each).turn(Duration::ZERO).unwrap()
             };
-            assert_eq!((turn.done, turn.lost), (4, 1));
-            let lost = loses as u64 + 1;
-            assert_eq!(bills(&store), one_each((1..=5).filter(|order| *order != lost)), "without that one, once each");
+            assert_eq!((turn.done, turn.late), (4, 1));
+            let late = loses as u64 + 1;
+            assert_eq!(bills(&store), one_each((1..=5).filter(|order| *order != late)), "without that one, once each");
             all(&mut Reactor::exactly_once(group.member().unwrap(), each));
             assert_eq!(bills(&store), one_each(1..=5));
         }
