@@ -122,11 +122,12 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
     fn look_up(&mut self) -> Result<()> {
         self.over |= self.stop.is_now() || matches!(self.care.circuit(), Circuit::Open { .. });
         let now = self.care.now();
-        if !self.done.is_empty() && now.since(self.settled) >= SETTLE {
+        if !self.done.is_empty() && (now.since(self.settled) >= SETTLE || now < self.settled) {
             self.settle_done(now)?;
         }
         if let Some(lease) = self.care.lease.filter(|_| self.promises.leased)
-            && now.since(self.leased) >= lease / 2
+            // How long it has been cannot be told of a clock that was set back.
+            && (now.since(self.leased) >= lease / 2 || now < self.leased)
         {
             self.extend(lease, now)?;
         }
@@ -239,6 +240,16 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
                 && self.deliveries[later].order_key() == Some(key)
             {
                 self.release(later)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back those in these places.
+    pub(super) fn release_all(&mut self, places: &[usize]) -> Result<()> {
+        for at in places.iter().rev() {
+            if self.is_waiting(*at) {
+                self.release(*at)?;
             }
         }
         Ok(())

@@ -192,6 +192,7 @@ where
     E: Into<Failure>,
 {
     fn handle(&mut self, hand: &mut Hand<'_, '_, C>) -> Result<()> {
+        let mut late = false;
         bisect(hand, 0, hand.len(), &mut |hand, places, deliveries| {
             self.commit.clear();
             if let Err(failure) = call(|| (self.handler)(deliveries, &mut self.commit)) {
@@ -199,6 +200,11 @@ where
             }
             Ok(match write(hand, &mut self.commit, places)? {
                 Written::Whole => Tried::Settled,
+                // One may have been taken away. A second time all leases have run out, and will again.
+                Written::Late if std::mem::replace(&mut late, true) => {
+                    hand.release_all(places)?;
+                    Tried::Settled
+                }
                 Written::Late => Tried::Again,
                 Written::Refused(failure) => Tried::Failed(failure),
             })

@@ -235,6 +235,38 @@ fn letters(store: &Store) -> Vec<u64> {
     letters.map(|letter| letter.unwrap().source_position().get()).collect()
 }
 
+/// W11, G13: however many settlements found no room, one call tells of them, and the next one goes through.
+#[test]
+fn a_disk_that_has_room_again_is_not_called_full_once_for_each_settlement() {
+    const NAME: &str = "full_disk::a_disk_that_has_room_again_is_not_called_full_once_for_each_settlement";
+    let Some((role, disk)) = child::on_a_disk_of("6m", NAME, &["os"]) else { return };
+    let (path, ballast) = (disk.join("store"), disk.join("ballast"));
+    let store = options(&role).open(&path).unwrap();
+    for _ in 0..20 {
+        append(&store).unwrap();
+    }
+    let mut mail = member(&store);
+    // Each a claim of its own, so that each settlement is a commit of its own.
+    let batches: Vec<Batch> = (0..20).map(|_| mail.pull_batch(1, Duration::ZERO).unwrap()).collect();
+    fill(&ballast, 0);
+    while store.append("filler", NewEvent::new("t", &[1; 400])).is_ok() {}
+    while store.append("filler", NewEvent::new("t", "")).is_ok() {}
+    for batch in &batches {
+        let settled = mail.settle(batch.last().unwrap(), reject());
+        assert!(matches!(settled, Ok(()) | Err(Error::DiskFull { .. })), "{settled:?}");
+    }
+    // Written behind all of them, so that all of them are answered.
+    assert!(append(&store).is_err());
+
+    fs::remove_file(&ballast).unwrap();
+    assert!(matches!(mail.flush(), Err(Error::DiskFull { .. })), "the control: there is something to tell");
+    mail.flush().unwrap();
+    let mut letters = letters(&store);
+    letters.sort_unstable();
+    assert_eq!(letters, (1..=20).collect::<Vec<_>>());
+    say("done");
+}
+
 /// W11, G8, D1: what is settled while there is no room is told, kept, and written once there is.
 #[test]
 fn a_full_disk_loses_no_settlement_and_writes_none_twice() {

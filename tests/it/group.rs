@@ -516,6 +516,54 @@ fn dead_letters_that_two_redrive_at_once_are_handed_out_once() {
 }
 
 /// G12: what follows a dead letter is parked until that is redriven with success, and nothing ever overtakes.
+/// G4, G5: a clock that is set, back or for a moment forward, makes no lease and no wait longer.
+#[test]
+fn leases_and_waits_last_as_long_as_they_say_though_the_clock_is_set_back() {
+    let hour = 3600 * SECOND;
+    for glitch in [false, true] {
+        let dir = Scratch::new();
+        let timed = Timed::open(&dir);
+        fill(&timed.store, 2);
+        let group = timed.store.group("mail").lease(30 * SECOND).retry(Retry::fixed(10 * SECOND)).open().unwrap();
+        let mut member = group.member().unwrap();
+        let right = timed.clock.now();
+        if glitch {
+            timed.pass(hour);
+        }
+        let batch = pull(&mut member, 9);
+        member.settle(batch.get(0).unwrap().token(), Settlement::Retry { after: None, why: "no".into() }).unwrap();
+        let back = if glitch { right } else { Timestamp::from_nanos(right.as_nanos() - hour.as_nanos() as u64 / 10) };
+        timed.clock.set(back);
+        assert_eq!(pull(&mut member, 9).len(), 0);
+        timed.pass(9 * SECOND);
+        assert_eq!(pull(&mut member, 9).len(), 0, "the control: not at once either");
+        timed.pass(SECOND);
+        assert_eq!(positions(&pull(&mut member, 9)), [1]);
+        timed.pass(19 * SECOND);
+        assert_eq!(pull(&mut member, 9).len(), 0);
+        timed.pass(SECOND);
+        assert_eq!(positions(&pull(&mut member, 9)), [2]);
+    }
+}
+
+/// An event is as old as the log's times say, which stand still until a clock that was set back has caught up.
+#[test]
+fn a_clock_that_is_set_back_lets_no_new_event_expire() {
+    let dir = Scratch::new();
+    let timed = Timed::open(&dir);
+    let group = timed.store.group("mail").expire_after(10 * SECOND).open().unwrap();
+    let mut member = group.member().unwrap();
+    fill(&timed.store, 1);
+    timed.clock.set(Timestamp::from_nanos(timed.clock.now().as_nanos() - 100_000_000_000));
+    assert_eq!(pull(&mut member, 9).len(), 1);
+    timed.pass(50 * SECOND);
+    fill(&timed.store, 1);
+    assert_eq!(pull(&mut member, 9).len(), 1);
+    fill(&timed.store, 1);
+    timed.pass(61 * SECOND);
+    assert_eq!(pull(&mut member, 9).len(), 0, "the control: it is 11 seconds old");
+}
+
 #[test]
 fn a_parked_key_goes_on_in_order_once_its_dead_letters_are_redriven() {
     let dir = Scratch::new();

@@ -208,7 +208,7 @@ impl Core {
             return Some(Reason::Parked);
         }
         let most = self.settings.expire_after.filter(|_| redriven == 0)?;
-        (run.now.since(event.time()) > most).then_some(Reason::Expired)
+        (run.latest.since(event.time()) > most).then_some(Reason::Expired)
     }
 
     /// A stretch of the log that nobody can read becomes one dead letter.

@@ -150,13 +150,14 @@ impl Core {
         let told = self.owned.told();
         if told != run.told {
             // What was decided before the group was moved belongs to a past that was taken back.
-            let (members, next_member) = (run.members, run.next_member);
-            *run = Run::new(store, &self.settings, &self.ledger, told)?;
-            (run.members, run.next_member) = (members, next_member);
+            let mut anew = Run::new(store, &self.settings, &self.ledger, told)?;
+            (anew.members, anew.next_member) = (run.members, run.next_member);
+            anew.keep_time(&run);
+            *run = anew;
             self.looked.store(0, Ordering::Release);
             self.unrecorded.store(0, Ordering::Release);
         }
-        run.now = run.now.max(store.inner.clock.now());
+        run.pass(store.inner.clock.now());
         Ok(run)
     }
 
@@ -491,13 +492,14 @@ impl Core {
         let fresh = guard(&self.ledger).redrivable(letters);
         let key = |(_, position): &(u64, Position)| key_of(store, &self.settings, position.get());
         let keys: Vec<Option<u64>> = fresh.iter().map(key).collect::<Result<_>>()?;
-        let positions: Vec<u64> = fresh.iter().map(|(_, position)| position.get()).collect();
+        let letters: Vec<(u64, u64, Option<u64>)> =
+            fresh.iter().zip(keys).map(|((number, source), key)| (*number, source.get(), key)).collect();
         store.write_redriven(&self.name, fresh)?;
-        run.parked.set_stale();
-        positions.iter().zip(keys).for_each(|(position, key)| run.lanes.put(*position, key, None));
+        run.parked.redriven(&letters);
+        letters.iter().for_each(|(_, source, key)| run.lanes.put(*source, *key, None));
         drop(run);
         self.tell(store);
-        Ok(positions.len() as u64)
+        Ok(letters.len() as u64)
     }
 
     /// Takes in that dead letters were dropped.

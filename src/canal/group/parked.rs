@@ -29,6 +29,9 @@ struct Letter {
     number: u64,
 }
 
+/// So many dead letters are looked for one by one.
+const FEW: usize = 64;
+
 impl Parked {
     /// Not read yet.
     pub(super) fn unread(parks: bool) -> Self {
@@ -38,6 +41,27 @@ impl Parked {
     /// Dead letters went away.
     pub(super) fn set_stale(&mut self) {
         self.is_stale = self.parks;
+    }
+
+    /// These dead letters, by number, source and order key, are on their way again. Few of them are found here: to read all
+    /// dead letters again for each would make a slow redrive of many take for ever.
+    pub(super) fn redriven(&mut self, all: &[(u64, u64, Option<u64>)]) {
+        if all.len() > FEW {
+            return self.set_stale();
+        }
+        for (number, source, key) in all {
+            let mut none = Vec::new();
+            let letters = key.and_then(|key| self.keys.get_mut(&key)).unwrap_or(&mut none);
+            match &letters[..] {
+                [one] if one.source == *source => letters.clear(),
+                // Which of the others came into being before it has to be known.
+                more if more.iter().any(|letter| letter.number == u64::MAX) => return self.set_stale(),
+                more => match more.iter().position(|letter| letter.number == *number) {
+                    Some(at) => _ = letters.swap_remove(at),
+                    None => return self.set_stale(),
+                },
+            }
+        }
     }
 
     pub(super) fn is_stale(&self) -> bool {
@@ -81,5 +105,43 @@ impl Parked {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: u64 = 7;
+
+    /// With dead letters of these numbers and sources.
+    fn parked(letters: &[(u64, u64)]) -> Parked {
+        let letters = letters.iter().map(|(number, source)| Letter { source: *source, number: *number });
+        Parked { keys: HashMap::from([(KEY, letters.collect())]), parks: true, is_stale: false }
+    }
+
+    #[test]
+    fn a_dead_letter_that_is_redriven_holds_up_nothing_and_the_others_need_not_be_read_again() {
+        let mut parked = parked(&[(1, 1), (2, 5)]);
+        parked.redriven(&[(1, 1, Some(KEY))]);
+        assert!(!parked.is_stale() && !parked.holds_up(KEY, 4, 0) && parked.holds_up(KEY, 6, 0));
+        parked.redriven(&[(2, 5, Some(KEY))]);
+        assert!(!parked.is_stale() && !parked.holds_up(KEY, 6, 0));
+        parked.add(Some(KEY), 7);
+        parked.redriven(&[(3, 7, Some(KEY))]);
+        assert!(!parked.is_stale() && !parked.holds_up(KEY, 9, 0), "the only one needs no number");
+    }
+
+    #[test]
+    fn where_it_is_not_known_which_ones_came_before_it_all_are_read_again() {
+        let mut added = parked(&[(1, 1)]);
+        added.add(Some(KEY), 5);
+        added.redriven(&[(1, 1, Some(KEY))]);
+        assert!(added.is_stale());
+        for (number, source, key) in [(2, 2, Some(KEY)), (1, 1, Some(8)), (1, 1, None)] {
+            let mut unknown = parked(&[(1, 1)]);
+            unknown.redriven(&[(number, source, key)]);
+            assert!(unknown.is_stale(), "{source}, {key:?}");
+        }
     }
 }

@@ -55,8 +55,11 @@ pub(super) struct Run {
     pub(super) parked: Parked,
     pub(super) members: u32,
     pub(super) next_member: u64,
-    /// The clock never goes back here.
+    /// What leases and waits go by: it never goes back, and never stands still while the clock goes on.
     pub(super) now: Timestamp,
+    /// The latest time that the clock has shown, and the last one.
+    pub(super) latest: Timestamp,
+    shown: Timestamp,
     pub(super) told: Told,
 }
 
@@ -117,8 +120,23 @@ impl Run {
             members: 0,
             next_member: 0,
             now: Timestamp::default(),
+            latest: Timestamp::default(),
+            shown: Timestamp::default(),
             told,
         })
+    }
+
+    /// Takes in what the clock shows. After it was set back, time goes on from where it was: a lease or a wait must not
+    /// last for as much longer.
+    pub(super) fn pass(&mut self, clock: Timestamp) {
+        self.now = self.now.later(clock.since(self.shown));
+        self.latest = self.latest.max(clock);
+        self.shown = clock;
+    }
+
+    /// Goes on in the time of another one.
+    pub(super) fn keep_time(&mut self, of: &Self) {
+        (self.now, self.latest, self.shown) = (of.now, of.latest, of.shown);
     }
 
     /// The last position that was looked at.
@@ -126,28 +144,25 @@ impl Run {
         self.walk.next().previous().max(self.exhausted)
     }
 
-    /// Looks for the answers to what was sent: all of them, or those that are there. What could not be written goes back.
+    /// Looks for the answers to what was sent: all of them, or those that are there. What could not be written goes back, and
+    /// the first reason is told: whoever goes on after that meets a reason that still holds, or none.
     pub(super) fn answers(&mut self, wait: bool) -> Result<()> {
-        while let Some((ticket, _)) = self.sent.front() {
+        let mut told = Ok(());
+        while let Some((ticket, unwritten)) = self.sent.pop_front() {
             let answer = match ticket.poll() {
                 Some(answer) => answer,
-                None if !wait => return Ok(()),
+                None if wait => ticket.wait(),
                 None => {
-                    let Some((ticket, unwritten)) = self.sent.pop_front() else { return Ok(()) };
-                    if let Err(error) = ticket.wait() {
-                        self.again.push_back(unwritten);
-                        return Err(error);
-                    }
-                    continue;
+                    self.sent.push_front((ticket, unwritten));
+                    break;
                 }
             };
-            let Some((_, unwritten)) = self.sent.pop_front() else { return Ok(()) };
             if let Err(error) = answer {
                 self.again.push_back(unwritten);
-                return Err(error);
+                told = told.and(Err(error));
             }
         }
-        Ok(())
+        told
     }
 
     /// Takes away what is held beyond its lease.

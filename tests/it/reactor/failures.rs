@@ -258,6 +258,38 @@ fn a_slow_handler_keeps_the_rest_of_its_batch_by_extending_it() {
     }
 }
 
+/// A clock that is set back does not keep a batch from being extended.
+#[test]
+fn a_batch_is_kept_also_while_the_clock_is_set_back() {
+    for keeps in [true, false] {
+        const SECOND: u64 = 1_000_000_000;
+        let (dir, clock) = (Scratch::new(), Arc::new(ManualClock::at(Timestamp::from_nanos(1000 * SECOND))));
+        let store = Options::new().clock(clock.clone()).open(dir.store_path()).unwrap();
+        for _ in 0..20 {
+            store.append("a-1", NewEvent::new("happened", "")).unwrap();
+        }
+        let lease = Duration::from_secs(30);
+        let group = store.group("billing").lease(lease).open().unwrap();
+        let (mut other, mut stolen, mut time) = (group.member().unwrap(), 0, 500);
+        let mut reactor = Reactor::new(group.member().unwrap(), |_: &Delivery<'_>| {
+            time += 10;
+            clock.set(Timestamp::from_nanos(time * SECOND));
+            stolen += other.pull_batch(10, Duration::ZERO).unwrap().len();
+            FINE
+        })
+        .clock(clock.clone());
+        if keeps {
+            reactor = reactor.lease(lease);
+        }
+        let turn = reactor.turn(Duration::ZERO).unwrap();
+        drop(reactor);
+        match keeps {
+            true => assert_eq!((turn.done, turn.late, stolen), (20, 0, 0)),
+            false => assert!(turn.late > 0 && stolen > 0, "control: {turn:?}, {stolen}"),
+        }
+    }
+}
+
 #[test]
 fn a_run_over_a_group_ends_when_the_store_is_closed() {
     let dir = Scratch::new();

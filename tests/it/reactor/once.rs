@@ -258,6 +258,36 @@ fn what_was_taken_away_leaves_no_results() {
     }
 }
 
+/// A handler that is slower than its leases loses every batch. That it is not called again for each delivery of it, for
+/// nothing each time, is what lets it be stopped.
+#[test]
+fn a_batch_that_outlasts_its_leases_is_given_back_and_not_handled_once_for_each_delivery() {
+    let (dir, clock) = (Scratch::new(), Arc::new(ManualClock::at(Timestamp::from_nanos(1))));
+    let store = Options::new().clock(clock.clone()).open(dir.store_path()).unwrap();
+    for number in 0..20 {
+        store.append(&format!("o-{number}"), NewEvent::new("ordered", "")).unwrap();
+    }
+    let group = store.group("billing").filter(orders()).lease(Duration::from_secs(1)).open().unwrap();
+    let (mut calls, mut time) = (Vec::new(), 1);
+    let mut reactor = Reactor::exactly_once_batches(group.member().unwrap(), |orders, commit| {
+        calls.push(orders.len());
+        time += 2_000_000_000;
+        clock.set(Timestamp::from_nanos(time));
+        orders.iter().for_each(|order| bill(order, commit));
+        FINE
+    });
+    let turn = reactor.turn(Duration::ZERO).unwrap();
+    drop(reactor);
+    assert_eq!((turn.done, turn.late), (0, 20));
+    assert_eq!(calls, [20, 19], "once more, because only one might have been lost");
+    assert_eq!(bills(&store), BTreeMap::new());
+    all(&mut Reactor::exactly_once(group.member().unwrap(), |order: &Delivery<'_>, commit: &mut Commit| {
+        bill(order, commit);
+        FINE
+    }));
+    assert_eq!(bills(&store), one_each(1..=20), "the control: nothing is gone");
+}
+
 #[test]
 fn a_cursor_without_a_name_cannot_be_exactly_once_and_says_so() {
     let dir = Scratch::new();
