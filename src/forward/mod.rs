@@ -77,11 +77,12 @@ pub struct Forwarder<C, S> {
 #[non_exhaustive]
 pub enum OnRefusal {
     /// Counts it, with the reason, and goes on behind it. The record is not in the sink.
-    #[default]
     PassOver,
     /// Counts it, and makes it a dead letter, for canals that promise that; others say [`Error::NotPromised`].
     Reject,
-    /// Stops with [`Error::Handler`] before it, and begins with it the next time.
+    /// Stops with [`Error::Handler`] before it, and begins with it the next time: nothing is passed over before somebody has
+    /// looked. A sink refuses everything, too, when it was set up with a wrong address, or its credentials have run out.
+    #[default]
     Stop,
 }
 
@@ -145,7 +146,7 @@ impl<C: Canal, S: Sink> Forwarder<C, S> {
         self
     }
 
-    /// What to do with a record that the sink refuses for good; it is passed over unless set otherwise.
+    /// What to do with a record that the sink refuses for good; the forwarder stops before it unless set otherwise.
     #[must_use]
     pub fn on_refusal(mut self, what: OnRefusal) -> Self {
         self.on_refusal = what;

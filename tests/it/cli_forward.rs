@@ -246,13 +246,28 @@ fn a_killed_forwarder_forwards_again_what_was_not_settled() {
     assert_eq!(positions(&scratch, "out.ndjson"), [1, 3, 5], "nothing of the batch was settled");
 }
 
+/// A server that refuses everything, as one does whose password has changed, loses nothing.
 #[test]
-fn what_the_server_refuses_is_counted_told_and_passed_over() {
+fn what_the_server_refuses_stops_it_before_that_event() {
+    let scratch = Scratch::new();
+    fill(&scratch);
+    let server = Server::start();
+    [200, 401].into_iter().for_each(|status| server.answer(status, 1));
+    let ran = once(&scratch, "cart-1", &server.url(), "web").says(1, "position 3 was refused");
+    assert_eq!((&ran.object()["forwarded"], &ran.object()["position"]), (&Value::from(1), &Value::from(2)));
+    server.answer(200, 2);
+    assert_eq!(once(&scratch, "cart-1", &server.url(), "web").ends(0).object()["forwarded"], 2);
+}
+
+#[test]
+fn what_the_server_refuses_is_counted_told_and_passed_over_where_that_was_said() {
     let scratch = Scratch::new();
     fill(&scratch);
     let server = Server::start();
     [200, 400, 200].into_iter().for_each(|status| server.answer(status, 1));
-    let ran = once(&scratch, "cart-1", &server.url(), "web").says(1, "1 refused: ");
+    let url = server.url();
+    let args = ["forward", STORE, "--stream", "cart-1", "--to", &url, "--as", "web", "--once", "--json", "--pass-over"];
+    let ran = run(&scratch, &args).says(1, "1 refused: ");
     let row = ran.object();
     assert_eq!(
         (&row["forwarded"], &row["refused"], &row["position"]),

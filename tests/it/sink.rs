@@ -37,7 +37,8 @@ fn cursor(store: &Store, name: &str) -> Cursor {
 /// Waits of nothing, so that every turn asks the sink.
 fn eager<C: Canal, S: Sink>(canal: C, sink: S) -> Forwarder<C, S> {
     let never = Breaker::at_percent(100).of_last(1000).at_least(1000);
-    Forwarder::new(canal, sink).retry(Retry::fixed(Duration::ZERO)).breaker(never)
+    let forwarder = Forwarder::new(canal, sink).retry(Retry::fixed(Duration::ZERO)).breaker(never);
+    forwarder.on_refusal(OnRefusal::PassOver)
 }
 
 /// Turns until nothing is left; how many there were.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use towpath::{
     Breaker, Canal, Clock, Cursor, Delivery, FileSink, Forwarded, Forwarder, JsonRecord, ManualClock, NewEvent,
-    Refusal, Retry, Sink, Store, Timestamp,
+    OnRefusal, Refusal, Retry, Sink, Store, Timestamp,
 };
 
 use crate::support::child::{self, say};
@@ -504,7 +504,7 @@ fn a_record_too_large_is_cut_marked_and_counted_or_refused_where_that_does_not_d
     store.append("s", NewEvent::new("large", &large)).unwrap();
     store.append("s", noted("all tag").tag(&long_tag)).unwrap();
     store.append("s", noted("small")).unwrap();
-    let mut forwarder = eager(&store, sink(&scratch).most_record_bytes(800));
+    let mut forwarder = eager(&store, sink(&scratch).most_record_bytes(800)).on_refusal(OnRefusal::PassOver);
     drain(&mut forwarder);
     assert_eq!(positions(scratch.path()), [1, 2, 4]);
     let text = text(&file(&scratch));

@@ -61,8 +61,9 @@ What was forwarded is remembered as the checkpoint of a cursor called NAME, whic
 there. After a crash some events come again, with the same key. The checkpoint lies in the store, so this needs
 the store for itself, and is refused while another process writes to it.
 
-SIGINT and SIGTERM have it finish what it has in hand and end with exit status 0, or 1 when events were refused by the
-other side for good or lost to damage: those are counted, told, and passed over. A second signal ends it at once.
+An event that the other side refuses for good ends it with exit status 1, before that event; with --pass-over such events are
+counted, told and passed over. SIGINT and SIGTERM have it finish what it has in hand and end with exit status 0, or 1 when events
+were passed over so, or lost to damage. A second signal ends it at once.
 
 It ends with a row, with --json an object: `name`, `stream`, `to`, `position` (where the next run goes on), `forwarded`, `refused`,
 `lost` and `released` (given back because the other side was down; they come again).";
@@ -271,6 +272,9 @@ pub(crate) struct Forward {
     /// The name that it remembers under how far it came
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) name: String,
+    /// Pass over events that the other side refuses for good, instead of ending there
+    #[arg(long)]
+    pub(crate) pass_over: bool,
     /// End once everything there is was forwarded; or with exit status 1 when the other side cannot take it now
     #[arg(long)]
     pub(crate) once: bool,

@@ -50,6 +50,7 @@ pub(super) struct Core {
     looked: AtomicU64,
     unrecorded: AtomicU64,
     members: AtomicU32,
+    in_flight: AtomicU32,
     owned: Owned,
 }
 
@@ -80,6 +81,7 @@ impl Core {
             looked: AtomicU64::new(0),
             unrecorded: AtomicU64::new(0),
             members: AtomicU32::new(0),
+            in_flight: AtomicU32::new(0),
             owned,
         })
     }
@@ -108,6 +110,7 @@ impl Core {
             run.take_away(claim, None, &mut ledger);
         }
         drop(ledger);
+        self.show(&run);
         drop(run);
         self.tell(store);
     }
@@ -117,7 +120,9 @@ impl Core {
     }
 
     pub(super) fn in_flight(&self) -> u32 {
-        guard(&self.ledger).rows.iter().filter(|row| row.is_held()).count() as u32
+        // A group that was moved holds nothing, and takes that in with its next pull.
+        let unsettled = guard(&self.ledger).rows.len();
+        self.in_flight.load(Ordering::Acquire).min(u32::try_from(unsettled).unwrap_or(u32::MAX))
     }
 
     /// How many positions are to be looked at or handed out still.
@@ -156,6 +161,7 @@ impl Core {
             *run = anew;
             self.looked.store(0, Ordering::Release);
             self.unrecorded.store(0, Ordering::Release);
+            self.in_flight.store(0, Ordering::Release);
         }
         run.pass(store.inner.clock.now());
         Ok(run)
@@ -256,6 +262,7 @@ impl Core {
     fn show(&self, run: &Run) {
         self.looked.store(run.looked().get(), Ordering::Release);
         self.unrecorded.store(run.unrecorded.len() as u64, Ordering::Release);
+        self.in_flight.store(run.in_flight, Ordering::Release);
     }
 
     /// Records how far the group has looked, for when it is opened again.
@@ -316,6 +323,7 @@ impl Core {
         let told = run.answers(false);
         self.settle_one(store, &mut run, token, settlement)?;
         self.send_when_full(store, &mut run, token.claim)?;
+        self.show(&run);
         drop(run);
         self.tell(store);
         told
@@ -332,6 +340,7 @@ impl Core {
         if let Some(last) = tokens.last() {
             self.send_when_full(store, &mut run, last.claim)?;
         }
+        self.show(&run);
         drop(run);
         self.tell(store);
         told
@@ -444,6 +453,7 @@ impl Core {
         if written.is_ok() {
             all.iter().for_each(|(claim, held)| run.forget(*claim, *held));
         }
+        self.show(&run);
         drop(run);
         self.tell(store);
         written
@@ -460,6 +470,8 @@ impl Core {
         if until > of_claim {
             run.extended.insert(held.position, until);
         }
+        drop(ledger);
+        self.show(&run);
         Ok(())
     }
 
@@ -476,6 +488,7 @@ impl Core {
         store.write_record(&Control::Reset { group: self.name.to_string(), scanned })?;
         // Whoever takes the lock next begins anew.
         store.inner.owners.tell(&self.name, scanned.next().get());
+        self.show(&run);
         drop(run);
         self.tell(store);
         Ok(())
@@ -497,6 +510,7 @@ impl Core {
         store.write_redriven(&self.name, fresh)?;
         run.parked.redriven(&letters);
         letters.iter().for_each(|(_, source, key)| run.lanes.put(*source, *key, None));
+        self.show(&run);
         drop(run);
         self.tell(store);
         Ok(letters.len() as u64)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use towpath::{Cursor, ForwardCounters, Forwarded, Forwarder, Query, Sink, Tally};
+use towpath::{Cursor, Error, ForwardCounters, Forwarded, Forwarder, OnRefusal, Query, Sink, Tally};
 
 use crate::Answer;
 use crate::args::Forward;
@@ -46,7 +46,8 @@ pub(crate) fn run(args: &Forward, out: &mut Out) -> Result<Answer> {
         ))?;
         out.flush()?;
     }
-    let mut forwarder = Forwarder::new(cursor, target.sink).batch(target.batch);
+    let on_refusal = if args.pass_over { OnRefusal::PassOver } else { OnRefusal::Stop };
+    let mut forwarder = Forwarder::new(cursor, target.sink).batch(target.batch).on_refusal(on_refusal);
     let ended = take_turns(&mut forwarder, args.once, &stop);
     // What was settled stands in the log, whatever ended it.
     forwarder.flush()?;
@@ -85,7 +86,13 @@ fn take_turns(forwarder: &mut Forwarder<Cursor, Box<dyn Sink>>, once: bool, stop
     let mut told = Told::default();
     let patience = if once { Duration::ZERO } else { PATIENCE };
     while !stop.load(Ordering::Relaxed) {
-        let done = forwarder.turn(patience)?;
+        let done = match forwarder.turn(patience) {
+            Err(Error::Handler { position, why }) => {
+                let go_on = "nothing was passed over; mend it, or say --pass-over to go on behind such events";
+                return Err(Failure::NotGood(format!("the event at position {position} was refused: {why}; {go_on}")));
+            }
+            done => done?,
+        };
         let counters = watch.counters();
         told.tell_losses(&counters);
         if !once {
