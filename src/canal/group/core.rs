@@ -50,7 +50,7 @@ pub(super) struct Core {
     looked: AtomicU64,
     unrecorded: AtomicU64,
     members: AtomicU32,
-    in_flight: AtomicU32,
+    in_flight: Arc<AtomicU32>,
     owned: Owned,
 }
 
@@ -69,6 +69,7 @@ pub(super) enum Pulled {
 impl Core {
     pub(super) fn new(store: &Store, owned: Owned, settings: Settings, ledger: Arc<Mutex<Ledger>>) -> Result<Self> {
         let run = Run::new(store, &settings, &ledger, owned.told())?;
+        let in_flight = run.in_flight.clone();
         let name = owned.name().into();
         Ok(Self {
             name,
@@ -81,7 +82,7 @@ impl Core {
             looked: AtomicU64::new(0),
             unrecorded: AtomicU64::new(0),
             members: AtomicU32::new(0),
-            in_flight: AtomicU32::new(0),
+            in_flight,
             owned,
         })
     }
@@ -110,7 +111,6 @@ impl Core {
             run.take_away(claim, None, &mut ledger);
         }
         drop(ledger);
-        self.show(&run);
         drop(run);
         self.tell(store);
     }
@@ -158,10 +158,11 @@ impl Core {
             let mut anew = Run::new(store, &self.settings, &self.ledger, told)?;
             (anew.members, anew.next_member) = (run.members, run.next_member);
             anew.keep_time(&run);
+            run.in_flight.store(0, Ordering::Release);
+            anew.in_flight = run.in_flight.clone();
             *run = anew;
             self.looked.store(0, Ordering::Release);
             self.unrecorded.store(0, Ordering::Release);
-            self.in_flight.store(0, Ordering::Release);
         }
         run.pass(store.inner.clock.now());
         Ok(run)
@@ -185,7 +186,7 @@ impl Core {
         let now = run.now;
         run.lanes.pass(now);
         let paused = guard(&self.ledger).paused;
-        let room = self.settings.max_in_flight.saturating_sub(run.in_flight) as usize;
+        let room = self.settings.max_in_flight.saturating_sub(run.in_flight.load(Ordering::Acquire)) as usize;
         let max = max.min(room).min(runs::MOST);
         loop {
             let mut chosen = Chosen::new(self, guard(&self.ledger).claims + 1);
@@ -251,7 +252,7 @@ impl Core {
             let mut held = chosen.held;
             held.sort_unstable_by_key(|held| held.position);
             run.deadlines.insert((deadline, chosen.claim));
-            run.in_flight += held.len() as u32;
+            run.in_flight.fetch_add(held.len() as u32, Ordering::AcqRel);
             let left = held.len();
             run.claims.insert(chosen.claim, Claim { member, deadline, held, left });
         }
@@ -262,7 +263,6 @@ impl Core {
     fn show(&self, run: &Run) {
         self.looked.store(run.looked().get(), Ordering::Release);
         self.unrecorded.store(run.unrecorded.len() as u64, Ordering::Release);
-        self.in_flight.store(run.in_flight, Ordering::Release);
     }
 
     /// Records how far the group has looked, for when it is opened again.
@@ -323,7 +323,6 @@ impl Core {
         let told = run.answers(false);
         self.settle_one(store, &mut run, token, settlement)?;
         self.send_when_full(store, &mut run, token.claim)?;
-        self.show(&run);
         drop(run);
         self.tell(store);
         told
@@ -340,7 +339,6 @@ impl Core {
         if let Some(last) = tokens.last() {
             self.send_when_full(store, &mut run, last.claim)?;
         }
-        self.show(&run);
         drop(run);
         self.tell(store);
         told
@@ -453,7 +451,6 @@ impl Core {
         if written.is_ok() {
             all.iter().for_each(|(claim, held)| run.forget(*claim, *held));
         }
-        self.show(&run);
         drop(run);
         self.tell(store);
         written
@@ -470,8 +467,6 @@ impl Core {
         if until > of_claim {
             run.extended.insert(held.position, until);
         }
-        drop(ledger);
-        self.show(&run);
         Ok(())
     }
 
@@ -488,7 +483,6 @@ impl Core {
         store.write_record(&Control::Reset { group: self.name.to_string(), scanned })?;
         // Whoever takes the lock next begins anew.
         store.inner.owners.tell(&self.name, scanned.next().get());
-        self.show(&run);
         drop(run);
         self.tell(store);
         Ok(())
@@ -510,7 +504,6 @@ impl Core {
         store.write_redriven(&self.name, fresh)?;
         run.parked.redriven(&letters);
         letters.iter().for_each(|(_, source, key)| run.lanes.put(*source, *key, None));
-        self.show(&run);
         drop(run);
         self.tell(store);
         Ok(letters.len() as u64)

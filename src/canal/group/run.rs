@@ -1,6 +1,7 @@
 //! What of an open group is of this process: who holds what until when, what waits, what was decided and is on its way.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ pub(super) struct Run {
     /// Deliveries that are settled in a commit which is on its way, each with the claim that holds it. Nobody may take them
     /// away or settle them meanwhile.
     pub(super) committing: HashMap<u64, u64>,
-    pub(super) in_flight: u32,
+    /// Shown to those who ask, too, without the lock.
+    pub(super) in_flight: Arc<AtomicU32>,
     /// How many were passed on the way and never handed out.
     pub(super) passed: usize,
     /// Those of them that are not recorded as such yet.
@@ -110,7 +112,7 @@ impl Run {
             deadlines: BTreeSet::new(),
             extended: HashMap::new(),
             committing: HashMap::new(),
-            in_flight: 0,
+            in_flight: Arc::default(),
             passed,
             unrecorded: BTreeSet::new(),
             unwritten: Unwritten::default(),
@@ -205,7 +207,7 @@ impl Run {
             }
             keys.extend(held.key);
             self.extended.remove(&held.position);
-            self.in_flight -= 1;
+            self.in_flight.fetch_sub(1, Ordering::AcqRel);
             self.lanes.finish(held.key);
             self.lanes.put(held.position, held.key, None);
         }
@@ -246,7 +248,7 @@ impl Run {
             self.deadlines.remove(&(deadline, id));
         }
         self.extended.remove(&held.position);
-        self.in_flight -= 1;
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.lanes.finish(held.key);
     }
 
