@@ -93,6 +93,8 @@ fn opening_a_group_again_is_the_same_group_and_another_start_is_told() {
     let group = store.group("mail").start(Start::At(Position::new(2))).open().unwrap();
     let again = store.group("mail").start(Start::At(Position::new(2))).open().unwrap();
     assert_eq!(pull(&mut again.member().unwrap(), 9).len(), 2);
+    let differs = store.group("mail").start(Start::At(Position::new(2))).lease(SECOND).open().unwrap_err();
+    assert!(differs.to_string().contains("another lease in this process"), "{differs}");
     drop((group, again));
     for other in [
         store.group("mail"),

@@ -80,6 +80,23 @@ pub(super) struct Settings {
     dedicated: bool,
 }
 
+impl Settings {
+    /// What is not the same in the other ones.
+    fn differing(&self, other: &Settings) -> &'static str {
+        let same = [
+            ("start", self.start == other.start),
+            ("filter", self.filter == other.filter),
+            ("order", self.order == other.order),
+            ("way with failures", self.on_failure == other.on_failure),
+            ("lease", self.lease == other.lease),
+            ("retry policy", self.retry == other.retry),
+            ("limit on deliveries in flight", self.max_in_flight == other.max_in_flight),
+            ("age at which events expire", self.expire_after == other.expire_after),
+        ];
+        same.iter().find(|(_, same)| !same).map_or("number of members", |(what, _)| what)
+    }
+}
+
 /// How a group is opened: [`Store::group`] begins it.
 #[derive(Clone, Debug)]
 #[must_use = "a group is opened by `open`"]
@@ -245,7 +262,7 @@ impl GroupBuilder {
         let mut shared = guard(&store.inner.shared);
         if let Some(core) = shared.get(&name).and_then(Weak::upgrade).and_then(|core| core.downcast::<Core>().ok()) {
             if core.settings != settings {
-                let what = "other settings in this process".to_owned();
+                let what = format!("another {} in this process", core.settings.differing(&settings));
                 return Err(Error::ConsumerDiffers { name, what });
             }
             return Ok(Group { store: store.clone(), core });
