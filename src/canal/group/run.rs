@@ -246,6 +246,9 @@ impl Run {
             let deadline = claim.deadline;
             self.claims.remove(&id);
             self.deadlines.remove(&(deadline, id));
+        } else if claim.held.last().is_some_and(|last| last.position == held.position) {
+            // Whoever gives back a long batch begins at its end, and each looks at what follows it.
+            claim.held.pop();
         }
         self.extended.remove(&held.position);
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
@@ -262,12 +265,13 @@ impl Run {
     /// Takes back what the same claim holds under the same order key behind a delivery: it must not be overtaken.
     pub(super) fn pull_back(&mut self, ledger: &mut Ledger, id: u64, before: Held) {
         let (Some(key), Some(claim)) = (before.key, self.claims.get(&id)) else { return };
-        let follows = |held: &&Held| held.key == Some(key) && held.position > before.position;
+        let follows = |held: &&Held| held.key == Some(key);
         let is_held = |held: &Held| {
             ledger.rows.get(held.position).is_some_and(|row| row.claim == id && row.is_held())
                 && !self.is_committing(id, held.position)
         };
-        let following: Vec<Held> = claim.held.iter().filter(follows).copied().filter(is_held).collect();
+        let behind = claim.held.partition_point(|held| held.position <= before.position);
+        let following: Vec<Held> = claim.held[behind..].iter().filter(follows).copied().filter(is_held).collect();
         for held in following {
             self.unwritten.release(id, held.position, self.now);
             self.let_go(ledger, id, held);
