@@ -142,11 +142,19 @@ impl Log {
     }
 
     fn follow(&self, progress: Progress) -> Result<()> {
+        // Listed once for all that follow: there may be thousands, and the writer goes on meanwhile.
+        let mut firsts = Vec::new();
         while self.parts.newest().segment.first() < progress.segment {
             let newest = self.parts.newest();
-            let names = self.directory.names()?;
-            let firsts = names.iter().filter_map(|name| header::parse_name(name));
-            let Some(first) = firsts.filter(|first| *first > newest.segment.first()).min() else { return Ok(()) };
+            let following = |firsts: &[Position]| {
+                firsts.get(firsts.partition_point(|first| *first <= newest.segment.first())).copied()
+            };
+            if following(&firsts).is_none() {
+                let names = self.directory.names()?;
+                firsts = names.iter().filter_map(|name| header::parse_name(name)).collect();
+                firsts.sort_unstable();
+            }
+            let Some(first) = following(&firsts) else { return Ok(()) };
             let following = open_newest(&*self.directory, first)?;
             let fits = following.header.previous.filter(|previous| previous.first == newest.segment.first());
             let previous = fits.ok_or_else(|| {
