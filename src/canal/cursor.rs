@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::canal;
 use crate::canal::batch::Batch;
 use crate::canal::feed::{self, Feed};
-use crate::canal::{Canal, Promises, Settlement, Start, Token, Transact};
+use crate::canal::{Canal, Promises, Settlement, Start, Token, Transact, set_aside};
 use crate::error::{Error, Result};
 use crate::event::query::Query;
 use crate::format::control::Control;
@@ -79,7 +79,8 @@ impl CursorBuilder {
         self
     }
 
-    /// Only events that the query means.
+    /// Only events that the query means. The filter is not kept with the checkpoint: with another one, what lies before the
+    /// checkpoint is not looked at again.
     pub fn filter(mut self, query: Query) -> Self {
         self.filter = query;
         self
@@ -299,10 +300,12 @@ impl Canal for Cursor {
         Ok(())
     }
 
-    fn settle_all(&mut self, tokens: &[Token]) -> Result<()> {
-        self.check_own(tokens)?;
+    fn settle_all(&mut self, tokens: &[Token]) -> Result<Vec<Error>> {
+        let mut refused = Vec::new();
         let last = tokens.iter().map(|token| token.place).max();
-        last.map_or(Ok(()), |last| self.acknowledge(Position::new(last)))
+        let acknowledged =
+            self.check_own(tokens).and_then(|()| last.map_or(Ok(()), |last| self.acknowledge(Position::new(last))));
+        set_aside(acknowledged, &mut refused).map(|()| refused)
     }
 
     fn extend(&mut self, _token: Token, _lease: Duration) -> Result<()> {

@@ -46,20 +46,21 @@ pub trait Canal {
     /// an earlier one: [`Error::Closed`], [`Error::Stopped`], [`Error::DiskFull`].
     fn settle(&mut self, token: Token, settlement: Settlement) -> Result<()>;
 
-    /// Settles deliveries as done. Where some cannot be, the others are, and the first error is told.
+    /// Settles deliveries as done. Where some are not this consumer's to settle, the others are, and each of those gives a
+    /// [`Error::NotHeld`] or [`Error::NotDelivered`] in what is returned.
     ///
     /// # Errors
-    /// As [`settle`](Canal::settle).
-    fn settle_all(&mut self, tokens: &[Token]) -> Result<()> {
-        let mut told = Ok(());
+    /// As [`settle`](Canal::settle), for everything else that can go wrong: the first.
+    fn settle_all(&mut self, tokens: &[Token]) -> Result<Vec<Error>> {
+        let (mut refused, mut told) = (Vec::new(), Ok(()));
         for token in tokens {
             let settled = self.settle(*token, Settlement::Done);
-            told = told.and(settled);
+            told = told.and(set_aside(settled, &mut refused));
         }
-        told
+        told.map(|()| refused)
     }
 
-    /// Keeps a delivery for so long from now on, before it is given to somebody else.
+    /// Keeps a delivery for so long from now on, before it is given to somebody else. Never shortens what it has already.
     ///
     /// # Errors
     /// As [`settle`](Canal::settle). [`Error::NotPromised`] where deliveries are not leased, and need no extension.
@@ -73,6 +74,17 @@ pub trait Canal {
 
     /// What this canal can be relied on for.
     fn promises(&self) -> Promises;
+}
+
+/// Puts what a single delivery was refused for beside, and lets everything else through.
+pub(crate) fn set_aside(settled: Result<()>, refused: &mut Vec<Error>) -> Result<()> {
+    match settled {
+        Err(error @ (Error::NotHeld { .. } | Error::NotDelivered { .. })) => {
+            refused.push(error);
+            Ok(())
+        }
+        settled => settled,
+    }
 }
 
 /// A canal whose progress lies in a store, so that it can move in one commit with events that are appended there.

@@ -298,12 +298,11 @@ impl<C: Canal, S: Sink> Forwarder<C, S> {
 
     fn settle_done(&mut self, records: &[Delivery<'_>], cumulative: bool) -> Result<()> {
         let Some(last) = records.last() else { return Ok(()) };
-        let settled = if cumulative {
-            self.canal.settle(last.token(), Settlement::Done)
-        } else {
-            self.canal.settle_all(&records.iter().map(Delivery::token).collect::<Vec<_>>())
-        };
-        self.hear(settled)
+        if cumulative {
+            return self.say(last.token(), Settlement::Done);
+        }
+        let tokens: Vec<_> = records.iter().map(Delivery::token).collect();
+        self.canal.settle_all(&tokens)?.into_iter().try_for_each(|refused| self.hear(Err(refused)))
     }
 
     /// Gives records back that the sink did not take.

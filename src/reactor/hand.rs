@@ -284,13 +284,14 @@ impl<'t, 'b, C: Canal> Hand<'t, 'b, C> {
                 *state = State::Settled;
             }
         }
-        if let Some(position) = settled.as_ref().err().and_then(not_ours)
-            && let Some(at) = self.deliveries.iter().position(|delivery| delivery.position() == position)
-        {
-            self.turn.done -= 1;
-            return self.unless_gone(at, settled).map(drop);
+        for refused in settled? {
+            let Some(position) = not_ours(&refused) else { return Err(refused) };
+            if let Some(at) = self.deliveries.iter().position(|delivery| delivery.position() == position) {
+                self.turn.done -= 1;
+                self.unless_gone(at, Err(refused))?;
+            }
         }
-        settled
+        Ok(())
     }
 
     fn release_rest(&mut self) -> Result<()> {

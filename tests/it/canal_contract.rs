@@ -122,7 +122,8 @@ fn refuses_what_it_did_not_hand_out<C: Canal>(open: impl Fn(&Store) -> C) -> Res
             ensure(is_refused(canal.settle(foreign, settlement)), "a delivery of another canal was settled")?;
         }
         ensure(canal.extend(foreign, Duration::from_secs(1)).is_err(), "a delivery of another canal was extended")?;
-        ensure(is_refused(canal.settle_all(&[foreign])), "deliveries of another canal were settled")?;
+        let refused = canal.settle_all(&[foreign]).map_err(|error| error.to_string())?;
+        ensure(refused.len() == 1, "deliveries of another canal were settled")?;
     }
     // Nothing has changed, here or there.
     for (canal, batch) in [(&mut canal, &batch), (&mut other, &others)] {
@@ -142,7 +143,8 @@ fn settles_all<C: Canal>(open: impl Fn(&Store) -> C) -> Result<(), String> {
     for (most, came) in [(4, 4), (10, 2)] {
         let tokens: Vec<Token> = pull(&mut canal, most)?.iter().map(|one| one.token()).collect();
         ensure(tokens.len() == came, "events are missing")?;
-        canal.settle_all(&tokens).map_err(|error| error.to_string())?;
+        let refused = canal.settle_all(&tokens).map_err(|error| error.to_string())?;
+        ensure(refused.is_empty(), "its own deliveries were refused")?;
     }
     canal.flush().map_err(|error| error.to_string())?;
     ensure(pull(&mut canal, 10)?.is_empty(), "what was done comes again")?;
@@ -152,7 +154,7 @@ fn settles_all<C: Canal>(open: impl Fn(&Store) -> C) -> Result<(), String> {
         ensure((known.lag, known.in_flight) == (0, 0), "what was settled and flushed is not remembered")?;
         ensure(known.position.get() > 6, "the position is not remembered")?;
     }
-    canal.settle_all(&[]).map_err(|error| error.to_string())
+    canal.settle_all(&[]).map(drop).map_err(|error| error.to_string())
 }
 
 /// The contract of a canal whose settlements go with commits.
@@ -352,7 +354,7 @@ impl<C: Canal> Canal for Flawed<C> {
         }
     }
 
-    fn settle_all(&mut self, tokens: &[Token]) -> Result<()> {
+    fn settle_all(&mut self, tokens: &[Token]) -> Result<Vec<Error>> {
         let most = if matches!(self.flaw, Flaw::ForgetsSettleAll) { tokens.len().min(1) } else { tokens.len() };
         self.canal.settle_all(&tokens[..most])
     }

@@ -259,6 +259,42 @@ fn a_group_that_has_everything_is_not_behind_whatever_came_that_is_not_meant() {
     assert_eq!(store.consumers().unwrap()[0].lag, 0, "it is recorded when the last member goes");
 }
 
+/// D1: what becomes a dead letter there would come again, and again.
+#[test]
+fn a_group_does_not_consume_its_own_dead_letters() {
+    let dir = Scratch::new();
+    let store = dir.open();
+    let own = store.group("mail").filter(Query::new().stream("$dead/mail")).open().unwrap_err();
+    assert!(matches!(own, Error::Invalid { .. }), "{own}");
+    store.group("mail").filter(Query::new().stream("$dead/other")).open().unwrap();
+}
+
+/// G7: each of them is told, and none is counted as done.
+#[test]
+fn a_batch_whose_leases_ran_out_is_told_one_by_one() {
+    let dir = Scratch::new();
+    let timed = Timed::open(&dir);
+    fill(&timed.store, 5);
+    let group = timed.store.group("mail").lease(SECOND).open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = pull(&mut member, 5);
+    let tokens: Vec<_> = batch.iter().map(|delivery| delivery.token()).collect();
+    assert!(member.settle_all(&tokens[..1]).unwrap().is_empty(), "the control: in time");
+    timed.pass(SECOND);
+    assert_eq!(member.settle_all(&tokens).unwrap().len(), 5);
+    drop(batch);
+
+    let passing = timed.clock.clone();
+    let mut reactor = towpath::Reactor::new(member, move |_: &towpath::Delivery<'_>| {
+        let later = passing.now().as_nanos() + SECOND.as_nanos() as u64;
+        passing.set(Timestamp::from_nanos(later));
+        Ok::<(), std::convert::Infallible>(())
+    });
+    reactor = reactor.clock(timed.clock.clone());
+    let turn = reactor.turn(Duration::ZERO).unwrap();
+    assert_eq!((turn.pulled, turn.done, turn.late), (1, 0, 1));
+}
+
 /// G6, D1.
 #[test]
 fn a_rejected_delivery_is_one_dead_letter_with_everything_and_a_released_one_was_never_tried() {

@@ -667,7 +667,7 @@ impl World {
         let all_held = held.iter().all(|(position, _)| self.models[group].deliveries[position].is_held());
         let tokens: Vec<Token> = held.iter().map(|(_, token)| *token).collect();
         let told = self.member(group, 0).settle_all(&tokens);
-        ensure(told.is_ok() == all_held, || format!("settling all of {held:?}: {told:?}"))?;
+        ensure(told.as_ref().is_ok_and(Vec::is_empty) == all_held, || format!("settling all of {held:?}: {told:?}"))?;
         for (position, _) in held {
             if self.models[group].deliveries[&position].is_held() {
                 self.models[group].settle(&self.log, position, How::Done, "", now);

@@ -58,7 +58,7 @@ A user and a password in an address (user:password@HOST) are used and never show
 input to keep it out of lists of processes.
 
 What was forwarded is remembered as the checkpoint of a cursor called NAME, which `consumers` lists, and the next run goes on from
-there. After a crash some events come again, with the same key. The checkpoint lies in the store, so this needs
+there: a stream needs a NAME of its own, because what lies before the checkpoint is not looked at. After a crash some events come again, with the same key. The checkpoint lies in the store, so this needs
 the store for itself, and is refused while another process writes to it.
 
 An event that the other side refuses for good ends it with exit status 1, before that event; with --pass-over such events are

@@ -16,7 +16,7 @@ use crate::canal::group::choose::{Chosen, LOOKAHEAD};
 use crate::canal::group::letter::{self, Fate};
 use crate::canal::group::run::{Claim, Held, OF_ANOTHER, Run, SETTLED_BEFORE, TAKEN_AWAY, fetch, key_of};
 use crate::canal::group::unwritten::Unwritten;
-use crate::canal::{Reason, Settlement, Token};
+use crate::canal::{Reason, Settlement, Token, set_aside};
 use crate::error::{Error, Result};
 use crate::format::control::{Claimed, Control, Failed, Settled};
 use crate::format::runs;
@@ -328,20 +328,20 @@ impl Core {
         told
     }
 
-    /// All of them done; the first error, after the others were settled.
-    pub(super) fn settle_all(&self, store: &Store, tokens: &[Token]) -> Result<()> {
+    /// All of them done. Gives what was told of those that are not this consumer's to settle.
+    pub(super) fn settle_all(&self, store: &Store, tokens: &[Token]) -> Result<Vec<Error>> {
         let mut run = self.lock(store)?;
-        let mut told = run.answers(false);
+        let (mut told, mut refused) = (run.answers(false), Vec::new());
         for token in tokens {
             let settled = self.settle_one(store, &mut run, *token, Settlement::Done);
-            told = told.and(settled);
+            told = told.and(set_aside(settled, &mut refused));
         }
         if let Some(last) = tokens.last() {
             self.send_when_full(store, &mut run, last.claim)?;
         }
         drop(run);
         self.tell(store);
-        told
+        told.map(|()| refused)
     }
 
     fn send_when_full(&self, store: &Store, run: &mut Run, claim: u64) -> Result<()> {

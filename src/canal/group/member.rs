@@ -8,7 +8,7 @@ use crate::canal::batch::Batch;
 use crate::canal::group::core::{Core, Pulled};
 use crate::canal::group::{Group, OnFailure};
 use crate::canal::{Canal, Promises, Settlement, Token, Transact};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::writer::commit::Commit;
 use crate::writer::ticket::Receipt;
@@ -80,7 +80,7 @@ impl Canal for Member {
         self.core.settle(&self.store, token, settlement)
     }
 
-    fn settle_all(&mut self, tokens: &[Token]) -> Result<()> {
+    fn settle_all(&mut self, tokens: &[Token]) -> Result<Vec<Error>> {
         self.check_may_wait()?;
         self.core.settle_all(&self.store, tokens)
     }

@@ -258,6 +258,11 @@ impl GroupBuilder {
         names::check_users("consumer name", &name)?;
         store.writer()?.check_may_wait()?;
         let definition = definition(&settings)?;
+        let own = format!("{}{name}", letter::STREAMS);
+        if settings.filter.items.iter().any(|item| item.streams.contains(&own)) {
+            let why = "a group that handled its own dead letters would never come to an end";
+            return Err(Error::invalid("stream of a group's filter", &own, why));
+        }
         // One at a time, so that two who open it get the same one.
         let mut shared = guard(&store.inner.shared);
         if let Some(core) = shared.get(&name).and_then(Weak::upgrade).and_then(|core| core.downcast::<Core>().ok()) {

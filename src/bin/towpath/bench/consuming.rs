@@ -136,7 +136,10 @@ fn member(group: &Group) -> Result<Measured> {
         |batch| {
             tokens.clear();
             tokens.extend(batch.iter().map(|delivery| delivery.token()));
-            Ok(member.borrow_mut().settle_all(&tokens)?)
+            match member.borrow_mut().settle_all(&tokens)?.into_iter().next() {
+                None => Ok(()),
+                Some(refused) => Err(refused.into()),
+            }
         },
     );
     member.borrow_mut().flush()?;
