@@ -227,6 +227,10 @@ impl Control {
                     taken: runs::take(&mut rest)?,
                     held: runs::take(&mut rest)?,
                 };
+                // 0 stands for nothing that was handed out.
+                if claim.claim == 0 && !claim.taken.is_empty() {
+                    return None;
+                }
                 Control::Claimed { group, claim }
             }
             SETTLED => {
