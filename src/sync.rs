@@ -67,6 +67,12 @@ impl Gate {
         })
     }
 
+    /// The same under loom, which tries every order by itself.
+    #[cfg(loom)]
+    pub(crate) fn spin(&self, seen: u64) -> bool {
+        self.get() > seen
+    }
+
     /// Waits until the number exceeds `seen`, `or` says so, or the patience ends. Returns the number.
     /// `or` is looked at after each [`wake`](Gate::wake).
     #[cfg(not(loom))]

@@ -99,6 +99,14 @@ impl Writer {
         self.shared.stage(commit, patience, true)
     }
 
+    /// Stages a commit and writes it on this thread if nobody writes just now, without waking the writer's thread; does not
+    /// wait. Whoever writes just now takes it, or has it taken.
+    pub(crate) fn submit_here(&self, commit: &Commit) -> Result<Ticket> {
+        let ticket = self.shared.stage(commit, Patience::Wait, false)?;
+        self.shared.lead(|| ticket.poll().is_some());
+        Ok(ticket)
+    }
+
     /// Stages a commit and sees to it that it is written.
     pub(crate) fn commit(&self, commit: &Commit) -> Result<Receipt> {
         self.shared.stage(commit, Patience::Wait, false)?.wait()

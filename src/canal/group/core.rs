@@ -26,7 +26,6 @@ use crate::log::ledger::Ledger;
 use crate::store::Store;
 use crate::sync::{Owned, Told, guard};
 use crate::writer::commit::Commit;
-use crate::writer::staging::Patience;
 use crate::writer::ticket::{Receipt, Ticket};
 
 /// After so many positions without anything to hand out, the group records how far it has looked.
@@ -315,7 +314,7 @@ impl Core {
 
     fn send(&self, store: &Store, unwritten: &mut Unwritten) -> Result<Ticket> {
         let commit = unwritten.commit(&self.name, None);
-        store.writer()?.submit(&commit, Patience::Wait)
+        store.writer()?.submit_here(&commit)
     }
 
     pub(super) fn settle(&self, store: &Store, token: Token, settlement: Settlement) -> Result<()> {
