@@ -100,8 +100,12 @@ impl Writer {
     }
 
     /// Stages a commit and writes it on this thread if nobody writes just now, without waking the writer's thread; does not
-    /// wait. Whoever writes just now takes it, or has it taken.
+    /// wait. Whoever writes just now takes it, or has it taken. Under `Sync` a turn may sync what others have staged, so
+    /// there it is left to the writer's thread.
     pub(crate) fn submit_here(&self, commit: &Commit) -> Result<Ticket> {
+        if self.shared.durability == Durability::Sync {
+            return self.submit(commit, Patience::Wait);
+        }
         let ticket = self.shared.stage(commit, Patience::Wait, false)?;
         self.shared.lead(|| ticket.poll().is_some());
         Ok(ticket)
