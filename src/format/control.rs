@@ -1,7 +1,7 @@
 //! Control records: what consumers and recovery need to remember, in the log itself. FORMAT.md, "Control records".
 
 use crate::format::definition::Definition;
-use crate::format::{names, runs, u16_at, u64_at, varint};
+use crate::format::{extras, names, runs, u64_at, varint};
 use crate::id::{Position, Timestamp};
 
 const SEGMENTS: u8 = 1;
@@ -135,7 +135,7 @@ impl Control {
             Control::Checkpoint { name, next } => {
                 out.push(CHECKPOINT);
                 out.extend_from_slice(&next.get().to_le_bytes());
-                put_name(&mut out, name);
+                extras::put_text(&mut out, name);
             }
             Control::Closed => out.push(CLOSED),
             Control::Group { name, standing } => {
@@ -163,7 +163,7 @@ impl Control {
                 for failed in &settled.failed {
                     varint::put(&mut out, failed.position);
                     varint::put(&mut out, failed.not_before.as_nanos());
-                    put_name(&mut out, &failed.why);
+                    extras::put_text(&mut out, &failed.why);
                 }
             }
             Control::Unsettled { group, rows } => {
@@ -305,7 +305,7 @@ impl Row {
             let times = [history.handed_out, history.first_failed, history.last_failed, history.not_before];
             times.iter().for_each(|time| varint::put(out, time.as_nanos()));
             varint::put(out, history.letter);
-            put_name(out, &history.why);
+            extras::put_text(out, &history.why);
         }
     }
 
@@ -334,12 +334,7 @@ impl Row {
 
 fn begin(out: &mut Vec<u8>, kind: u8, name: &str) {
     out.push(kind);
-    put_name(out, name);
-}
-
-fn put_name(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(&(name.len() as u16).to_le_bytes());
-    out.extend_from_slice(name.as_bytes());
+    extras::put_text(out, name);
 }
 
 fn take_name(rest: &mut &[u8]) -> Option<String> {
@@ -347,12 +342,7 @@ fn take_name(rest: &mut &[u8]) -> Option<String> {
 }
 
 fn take_text(rest: &mut &[u8]) -> Option<String> {
-    if rest.len() < 2 {
-        return None;
-    }
-    let (text, behind) = rest[2..].split_at_checked(u16_at(rest, 0) as usize)?;
-    *rest = behind;
-    std::str::from_utf8(text).ok().filter(|text| text.len() <= WHY).map(str::to_owned)
+    extras::take_text(rest).filter(|text| text.len() <= WHY).map(str::to_owned)
 }
 
 fn take_bool(rest: &mut &[u8]) -> Option<bool> {

@@ -1,7 +1,7 @@
 //! What a group was made with, as a control record keeps it. FORMAT.md, "Control records".
 
 use crate::event::query::{Item, Query};
-use crate::format::{names, u16_at, u64_at, varint};
+use crate::format::{extras, names, u64_at, varint};
 
 /// What may not change while a group has this name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,12 +23,12 @@ impl Definition {
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&[self.start, self.order, u8::from(self.parks)]);
         out.extend_from_slice(&self.start_at.to_le_bytes());
-        put_text(out, &self.order_tag);
+        extras::put_text(out, &self.order_tag);
         varint::put(out, self.filter.items.len() as u64);
         for item in &self.filter.items {
             for (_, list) in item.lists() {
                 varint::put(out, list.len() as u64);
-                list.iter().for_each(|text| put_text(out, text));
+                list.iter().for_each(|text| extras::put_text(out, text));
             }
         }
     }
@@ -39,7 +39,7 @@ impl Definition {
         }
         let (start, order, parks, start_at) = (rest[0], rest[1], rest[2] == 1, u64_at(rest, 3));
         *rest = &rest[11..];
-        let order_tag = take_text(rest)?;
+        let order_tag = extras::take_text(rest)?.to_owned();
         if if order == 2 { !names::is_sound(order_tag.as_bytes()) } else { !order_tag.is_empty() } {
             return None;
         }
@@ -48,7 +48,7 @@ impl Definition {
             let mut item = Item::default();
             for list in lists_mut(&mut item) {
                 for _ in 0..varint::take(rest)? {
-                    list.push(take_text(rest).filter(|text| names::is_sound(text.as_bytes()))?);
+                    list.push(extras::take_text(rest).filter(|text| names::is_sound(text.as_bytes()))?.to_owned());
                 }
             }
             // An item that asks for nothing would have made the whole query ask for nothing.
@@ -64,18 +64,4 @@ impl Definition {
 /// In the order of [`Item::lists`].
 fn lists_mut(item: &mut Item) -> [&mut Vec<String>; 5] {
     [&mut item.streams, &mut item.categories, &mut item.subjects, &mut item.types, &mut item.tags]
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn take_text(rest: &mut &[u8]) -> Option<String> {
-    if rest.len() < 2 {
-        return None;
-    }
-    let (text, behind) = rest[2..].split_at_checked(u16_at(rest, 0) as usize)?;
-    *rest = behind;
-    std::str::from_utf8(text).ok().map(str::to_owned)
 }

@@ -236,7 +236,8 @@ fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+/// Reads a text behind its length, and moves behind it.
+pub(crate) fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     let len = u16_at(take(bytes, 2)?, 0) as usize;
     std::str::from_utf8(take(bytes, len)?).ok()
 }
