@@ -5,7 +5,7 @@ use crate::canal::batch::{Batch, Count};
 use crate::canal::group::OnFailure;
 use crate::canal::group::core::Core;
 use crate::canal::group::letter::{self, Fate};
-use crate::canal::group::run::{Held, Run, fetch};
+use crate::canal::group::run::{Found, Held, Run, fetch};
 use crate::error::{Damage, Result};
 use crate::id::{Position, Timestamp};
 use crate::log::event::Event;
@@ -126,11 +126,7 @@ impl Core {
                 now: run.now,
                 key: self.parking_key(key),
             };
-            match &event {
-                Ok(event) => letter::write(&mut run.unwritten.letters, event, &fate),
-                Err(_) => letter::write_damage(&mut run.unwritten.letters, Position::new(position), 1, &fate),
-            }
-            run.parked.add(fate.key, position);
+            self.bury(run, position, &found, &fate);
             run.lanes.take(position, key);
             run.unwritten.end(row.claim, position, run.now);
             // The row leaves with the commit, which this pull makes before it looks again.
@@ -179,16 +175,7 @@ impl Core {
         let event = Event::borrowed(&part.segment, offset, len);
         let position = event.position().get();
         if let Some(reason) = self.verdict(run, &event, key, 0, 0) {
-            let fate = Fate {
-                group: &self.name,
-                reason,
-                why: why_not(reason),
-                attempts: 0,
-                handed_out: Timestamp::default(),
-                history: None,
-                now: run.now,
-                key: self.parking_key(key),
-            };
+            let fate = self.untried(run, reason, why_not(reason), self.parking_key(key));
             letter::write(&mut run.unwritten.letters, &event, &fate);
             run.unwritten.passes_new = true;
             run.parked.add(fate.key, position);
@@ -214,18 +201,25 @@ impl Core {
     /// A stretch of the log that nobody can read becomes one dead letter.
     fn bury_damage(&self, run: &mut Run, position: Position, lost: u64, damage: &Damage) {
         let why = damage.to_string();
-        let fate = Fate {
-            group: &self.name,
-            reason: Reason::Damaged,
-            why: &why,
-            attempts: 0,
-            handed_out: Timestamp::default(),
-            history: None,
-            now: run.now,
-            key: None,
-        };
+        let fate = self.untried(run, Reason::Damaged, &why, None);
         letter::write_damage(&mut run.unwritten.letters, position, lost, &fate);
         run.unwritten.passes_new = true;
+    }
+
+    /// A delivery becomes a dead letter; where its event cannot be read, one that says so.
+    pub(super) fn bury(&self, run: &mut Run, position: u64, found: &Found, fate: &Fate<'_>) {
+        let letters = &mut run.unwritten.letters;
+        match found {
+            Ok((part, offset, len)) => letter::write(letters, &Event::borrowed(&part.segment, *offset, *len), fate),
+            Err(_) => letter::write_damage(letters, Position::new(position), 1, fate),
+        }
+        run.parked.add(fate.key, position);
+    }
+
+    /// What becomes of an event that was never handed out.
+    fn untried<'a>(&'a self, run: &Run, reason: Reason, why: &'a str, key: Option<u64>) -> Fate<'a> {
+        let handed_out = Timestamp::default();
+        Fate { group: &self.name, reason, why, attempts: 0, handed_out, history: None, now: run.now, key }
     }
 
     pub(super) fn parking_key(&self, key: Option<u64>) -> Option<u64> {

@@ -21,7 +21,6 @@ use crate::error::{Error, Result};
 use crate::format::control::{Claimed, Control, Failed, Settled};
 use crate::format::runs;
 use crate::id::Position;
-use crate::log::event::Event;
 use crate::log::ledger::Ledger;
 use crate::store::Store;
 use crate::sync::{Owned, Told, guard};
@@ -89,11 +88,10 @@ impl Core {
     /// Gives a new member its number.
     pub(super) fn join(&self) -> Result<u64> {
         let mut run = guard(&self.run);
-        if self.settings.dedicated && run.members > 0 {
+        if self.settings.dedicated && self.members() > 0 {
             return Err(Error::ConsumerBusy { name: self.name.to_string() });
         }
-        run.members += 1;
-        self.members.store(run.members, Ordering::Release);
+        self.members.fetch_add(1, Ordering::AcqRel);
         run.next_member += 1;
         Ok(run.next_member)
     }
@@ -101,8 +99,7 @@ impl Core {
     /// Takes back what a member holds. Its attempts count: what it did with them nobody knows.
     pub(super) fn leave(&self, store: &Store, member: u64) {
         let mut run = guard(&self.run);
-        run.members -= 1;
-        self.members.store(run.members, Ordering::Release);
+        self.members.fetch_sub(1, Ordering::AcqRel);
         let claims: Vec<u64> =
             run.claims.iter().filter(|(_, claim)| claim.member == member).map(|(id, _)| *id).collect();
         let mut ledger = guard(&self.ledger);
@@ -155,7 +152,7 @@ impl Core {
         if told != run.told {
             // What was decided before the group was moved belongs to a past that was taken back.
             let mut anew = Run::new(store, &self.settings, &self.ledger, told)?;
-            (anew.members, anew.next_member) = (run.members, run.next_member);
+            anew.next_member = run.next_member;
             anew.keep_time(&run);
             run.in_flight.store(0, Ordering::Release);
             anew.in_flight = run.in_flight.clone();
@@ -394,15 +391,8 @@ impl Core {
                     now,
                     key: self.parking_key(held.key),
                 };
-                match found {
-                    Ok((part, offset, len)) => {
-                        let event = Event::borrowed(&part.segment, offset, len);
-                        letter::write(&mut run.unwritten.letters, &event, &fate);
-                    }
-                    Err(_) => letter::write_damage(&mut run.unwritten.letters, Position::new(held.position), 1, &fate),
-                }
+                self.bury(run, held.position, &found, &fate);
                 let mut ledger = guard(&self.ledger);
-                run.parked.add(fate.key, held.position);
                 run.unwritten.end(token.claim, held.position, now);
                 if fate.key.is_some() {
                     run.pull_back(&mut ledger, token.claim, held);

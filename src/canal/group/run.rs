@@ -55,7 +55,6 @@ pub(super) struct Run {
     /// be written.
     pub(super) again: VecDeque<Unwritten>,
     pub(super) parked: Parked,
-    pub(super) members: u32,
     pub(super) next_member: u64,
     /// What leases and waits go by: it never goes back, and never stands still while the clock goes on.
     pub(super) now: Timestamp,
@@ -119,7 +118,6 @@ impl Run {
             sent: VecDeque::new(),
             again: VecDeque::new(),
             parked: Parked::unread(settings.on_failure == OnFailure::Park),
-            members: 0,
             next_member: 0,
             now: Timestamp::default(),
             latest: Timestamp::default(),
