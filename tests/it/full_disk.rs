@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use towpath::{
@@ -152,24 +151,13 @@ fn closing_a_large_segment_on_a_full_disk_is_a_close_in_good_order() {
 fn a_failed_sync_stops_the_writer_for_good() {
     const NAME: &str = "full_disk::a_failed_sync_stops_the_writer_for_good";
     let Some((role, path)) = child::role() else {
-        if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            return child::skip(NAME, "it needs `strace`");
-        }
         for durability in ["sync", "every", "os"] {
             let mut stopped = 0;
             for at in 1..=9 {
                 let scratch = Scratch::new();
                 let path = scratch.store_path();
-                let mut strace = Command::new("strace");
-                strace.args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"]);
-                strace.arg(format!("inject=fdatasync:error=EIO:when={at}"));
-                strace.arg(std::env::current_exe().unwrap());
-                let output = child::finish(child::of_program(strace, NAME, durability, &path));
-                let said = child::lines(&output);
-                if !output.status.success() && said.is_empty() && child::all_of(&output).contains("ptrace") {
-                    return child::skip(NAME, "`strace` may not trace here");
-                }
-                assert!(output.status.success(), "{durability}, sync {at}: {}", child::all_of(&output));
+                let said = child::said_with_a_failed_sync(NAME, durability, &path, None, at);
+                let Some(said) = said else { return };
                 stopped += usize::from(said[0] == "stopped");
 
                 // Whatever was acknowledged before is there when the store is opened again.
@@ -351,23 +339,11 @@ fn a_full_disk_loses_no_settlement_and_writes_none_twice() {
 fn a_failed_sync_is_told_to_whoever_settles() {
     const NAME: &str = "full_disk::a_failed_sync_is_told_to_whoever_settles";
     let Some((_, path)) = child::role() else {
-        if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            return child::skip(NAME, "it needs `strace`");
-        }
         let mut stopped = 0;
         for at in 1..=12 {
             let scratch = Scratch::new();
             let path = scratch.store_path();
-            let mut strace = Command::new("strace");
-            strace.args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"]);
-            strace.arg(format!("inject=fdatasync:error=EIO:when={at}"));
-            strace.arg(std::env::current_exe().unwrap());
-            let output = child::finish(child::of_program(strace, NAME, "sync", &path));
-            let said = child::lines(&output);
-            if !output.status.success() && said.is_empty() && child::all_of(&output).contains("ptrace") {
-                return child::skip(NAME, "`strace` may not trace here");
-            }
-            assert!(output.status.success(), "sync {at}: {}", child::all_of(&output));
+            let Some(said) = child::said_with_a_failed_sync(NAME, "sync", &path, None, at) else { return };
             if said[0] != "stopped" {
                 continue;
             }

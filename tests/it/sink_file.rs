@@ -593,23 +593,13 @@ fn a_failed_sync_has_everything_since_the_last_one_written_again() {
     const NAME: &str = "sink_file::a_failed_sync_has_everything_since_the_last_one_written_again";
     const SYNCS: u32 = 8;
     let Some((_, directory)) = child::role() else {
-        if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            return child::skip(NAME, "it needs `strace`");
-        }
         let mut failed = 0;
         for at in 1..=SYNCS {
             let scratch = Scratch::new();
-            let mut strace = Command::new("strace");
             // Only those of the sink: the store's own failures are told elsewhere.
-            strace.args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-P"]).arg(file(&scratch));
-            strace.arg("-e").arg(format!("inject=fdatasync:error=EIO:when={at}"));
-            strace.arg(std::env::current_exe().unwrap());
-            let output = child::finish(child::of_program(strace, NAME, "syncing", scratch.path()));
-            let said = child::lines(&output);
-            if !output.status.success() && said.is_empty() && child::all_of(&output).contains("ptrace") {
-                return child::skip(NAME, "`strace` may not trace here");
-            }
-            assert!(output.status.success(), "sync {at}: {}", child::all_of(&output));
+            let only = file(&scratch);
+            let said = child::said_with_a_failed_sync(NAME, "syncing", scratch.path(), Some(&only), at as usize);
+            let Some(said) = said else { return };
             failed += u32::from(said[0] != "None");
             assert_eq!(positions(scratch.path()), upto(60), "sync {at}: {said:?}");
         }

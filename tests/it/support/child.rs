@@ -109,3 +109,31 @@ pub(crate) fn on_a_disk_of(size: &str, test: &str, roles: &[&str]) -> Option<(St
     }
     None
 }
+
+/// What a child says in which `strace` makes the sync with this number fail, counted over all files or over one of them. `None`,
+/// and told, where `strace` is not there or may not trace. The child must have ended in good order.
+pub(crate) fn said_with_a_failed_sync(
+    test: &str,
+    role: &str,
+    store: &Path,
+    only: Option<&Path>,
+    at: usize,
+) -> Option<Vec<String>> {
+    if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
+        skip(test, "it needs `strace`");
+        return None;
+    }
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync"]);
+    only.iter().for_each(|file| _ = strace.arg("-P").arg(file));
+    strace.arg("-e").arg(format!("inject=fdatasync:error=EIO:when={at}"));
+    strace.arg(std::env::current_exe().unwrap());
+    let output = finish(of_program(strace, test, role, store));
+    let said = lines(&output);
+    if !output.status.success() && said.is_empty() && all_of(&output).contains("ptrace") {
+        skip(test, "`strace` may not trace here");
+        return None;
+    }
+    assert!(output.status.success(), "{role}, sync {at}: {}", all_of(&output));
+    Some(said)
+}
