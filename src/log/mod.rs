@@ -1,5 +1,6 @@
 //! All segments as one log: what readers see, how far, and what consumers have to remember.
 
+pub(crate) mod counts;
 pub(crate) mod event;
 pub(crate) mod grow;
 pub(crate) mod index;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::format::header;
 use crate::id::{Position, StoreId};
+use crate::log::counts::Counts;
 use crate::log::lock::{Held, Progress, Seen};
 use crate::log::parts::{Part, Parts, read_header};
 use crate::log::scan::{AtDamage, scan};
@@ -41,6 +43,7 @@ pub(crate) struct Log {
     durable: AtomicU64,
     pub(crate) state: Mutex<State>,
     pub(crate) side: Side,
+    pub(crate) counts: Counts,
     closed: AtomicBool,
 }
 

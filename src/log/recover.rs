@@ -10,6 +10,7 @@ use crate::format::frame::ALIGN;
 use crate::format::header::{self, Previous};
 use crate::format::lock::{self, Holder};
 use crate::id::{Position, StoreId, Timestamp};
+use crate::log::counts::Counts;
 use crate::log::grow::{self, Beginning, Manner, SPARE_NAME, Spare};
 use crate::log::lock::{Held, Left, Progress, Seen};
 use crate::log::parts::{Part, Parts, read_header};
@@ -511,6 +512,7 @@ fn assemble(
         durable: AtomicU64::new(durable.get()),
         state: Mutex::new(state),
         side,
+        counts: Counts::default(),
         closed: AtomicBool::new(false),
     })
 }

@@ -1,8 +1,10 @@
 //! What users open.
 
+mod counters;
 mod graph;
 mod options;
 
+pub use counters::Counters;
 pub use options::Options;
 
 use std::any::Any;

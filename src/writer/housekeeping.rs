@@ -164,6 +164,7 @@ impl Desk {
             }
             // Without the file answers are the same, only slower, and the next open tries again.
             let _unwritten = part.index.write_file(&*self.log.directory);
+            self.log.counts.sealed.add(1);
         }
     }
 

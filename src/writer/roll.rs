@@ -81,6 +81,7 @@ impl Turn {
             old.seal(self.next.previous());
             self.unsynced.retain(|segment| !segment.is_durable());
             self.unsynced.push(old);
+            log.counts.begun.add(1);
             self.orders.seal(sealed);
         } else {
             log.parts.replace_newest(part);

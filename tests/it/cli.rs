@@ -682,10 +682,11 @@ fn damage_is_told_and_what_is_whole_is_printed() {
 fn bench_prints_a_line_for_each_workload_with_the_fixed_fields() {
     let scratch = Scratch::new();
     let sizes = ["--events", "300", "--size", "10", "--streams", "7", "--commit", "9", "--producers", "2"];
+    let rate = ["--rate", "2000", "--seconds", "1", "--segment", "65536"];
     let args = |dir, durability, json: &[&'static str]| {
-        [&["bench", dir, "--durability", durability], &sizes[..], json].concat()
+        [&["bench", dir, "--durability", durability], &sizes[..], &rate, json].concat()
     };
-    let lines = run(&scratch, &args("first", "os", &["--json"])).ends(0).objects();
+    let mut lines = run(&scratch, &args("first", "os", &["--json"])).ends(0).objects();
     let workloads: Vec<_> = lines.iter().map(|line| line["workload"].as_str().unwrap()).collect();
     assert_eq!(
         workloads,
@@ -703,9 +704,20 @@ fn bench_prints_a_line_for_each_workload_with_the_fixed_fields() {
             "reactor_exactly_once",
             "reactor_latency",
             "sink_ndjson",
-            "append_1000_subscribers"
+            "append_1000_subscribers",
+            "latency_append",
+            "latency_consumer",
         ]
     );
+    for line in lines.drain(14..) {
+        let fixed = ["call", "event", "events", "events_per_s", "rate", "rolled", "seconds"];
+        assert_eq!(names(&line), [&fixed[..], &["segments_begun", "segments_sealed", "workload"]].concat());
+        assert_eq!((line["rate"].as_u64(), line["event"]["count"].as_u64()), (Some(2_000), Some(2_000)));
+        assert_eq!(names(&line["event"]), ["count", "max_us", "p50_us", "p999_us", "p99_us"]);
+        // Two thousand events do not fit into one segment.
+        assert!(line["segments_begun"].as_u64() >= Some(1), "{line}");
+        assert_eq!(line["rolled"]["count"], line["segments_begun"], "{line}");
+    }
     let fixed = [
         "anon_mib",
         "disk_bytes_per_event",
@@ -734,6 +746,9 @@ fn bench_prints_a_line_for_each_workload_with_the_fixed_fields() {
         ("--streams", "1000000000"),
         ("--producers", "65"),
         ("--commit", "0"),
+        ("--rate", "0"),
+        ("--seconds", "0"),
+        ("--segment", "65535"),
     ] {
         run(&scratch, &["bench", "third", option, value]).ends(2);
     }

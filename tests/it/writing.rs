@@ -851,3 +851,22 @@ fn race<T: Send>(threads: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
         running.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
+
+/// What `Store::counters` says of segments. Closing finishes what was sealed, so it has to be asked after that, of a clone.
+#[test]
+fn segments_that_are_begun_and_sealed_are_counted() {
+    let dir = Scratch::new();
+    let store = small().durability(Durability::Os).open(dir.store_path()).unwrap();
+    store.append("cart-1", noted("small")).unwrap();
+    assert_eq!(store.counters().segments_begun, 0, "control: not every append is counted");
+    for _ in 0..5 {
+        store.append("cart-1", NewEvent::new("large", &[0; 100 << 10])).unwrap();
+    }
+    let asked_later = store.clone();
+    store.close().unwrap();
+    let counters = asked_later.counters();
+    assert!(counters.segments_begun >= 4, "{counters:?}");
+    assert_eq!(counters.segments_sealed, counters.segments_begun);
+    drop(asked_later);
+    assert_eq!(dir.open().counters(), towpath::Counters::default());
+}

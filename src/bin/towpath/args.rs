@@ -41,6 +41,20 @@ Workloads, in the order they run in, and what one sample of p50, p99 and max is:
   sink_ndjson      all appended events into a file of JSON lines beside DIR, removed afterwards; one batch of 8,192, synced
   append_1000_subscribers
                    append, while a thousand subscriptions wait for events of a type that never comes; one call
+  latency_append   events at a rate, appended by blocking calls: see below
+  latency_consumer the same, and a cursor that waits for them: see below
+
+The two latencies are measured at each --rate, for --seconds each. Every event has a time at which it is due, whatever became of
+those before it. One thread appends whatever is due by then, at most --commit events, in one blocking commit: one event a call
+where calls keep up with the rate, and more where they do not, as at a million a second. A line for each of these gives p50,
+p99, p99.9 and max:
+
+  event            from the moment an event was due until the call returned, for latency_consumer until the reader had it, so
+                   a stall counts for all events that were due in it
+  call             one call, for latency_consumer from before the call until the reader had the event
+  rolled           one call in which the store went on in a new segment
+
+and how often that was, and how many segments were sealed meanwhile.
 
 `anon_mib` is the anonymous memory of the process at the end of a workload, `disk_bytes_per_event` what the segments and
 index files hold once the store is closed, without the blank end of the newest segment. The store is left in DIR.";
@@ -303,6 +317,17 @@ pub(crate) struct Bench {
     /// Threads that append
     #[arg(long, value_name = "P", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub(crate) producers: u64,
+    /// The largest size of a segment file
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20,
+        value_parser = clap::value_parser!(u64).range(64 << 10..=limits::SEGMENT))]
+    pub(crate) segment: u64,
+    /// Events a second of the latency workloads; given several times: one after the other
+    #[arg(long = "rate", value_name = "N", default_values_t = [10_000, 1_000_000],
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) rates: Vec<u64>,
+    /// How long each of them takes
+    #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) seconds: u64,
     /// Only this workload; given several times: these. Without `append` that runs first, unreported
     #[arg(long = "workload", value_name = "NAME", value_enum)]
     pub(crate) workloads: Vec<Workload>,
@@ -333,6 +358,8 @@ pub(crate) enum Workload {
     SinkNdjson,
     #[value(name = "append_1000_subscribers")]
     Append1000Subscribers,
+    LatencyAppend,
+    LatencyConsumer,
 }
 
 fn size() -> RangedU64ValueParser<u32> {

@@ -2,7 +2,9 @@
 
 mod consuming;
 mod disk;
+mod latency;
 mod measure;
+mod rated;
 mod reading;
 mod subscribers;
 mod tail;
@@ -43,7 +45,10 @@ pub(crate) fn run(args: &Bench, out: &mut Out) -> Result<Answer> {
         out.line(&measure::heading())?;
     }
     for workload in chosen {
-        plan.measure(workload)?.print(out)?;
+        match workload {
+            Workload::LatencyAppend | Workload::LatencyConsumer => latency::run(&plan, workload, out)?,
+            _ => plan.measure(workload)?.print(out)?,
+        }
     }
     Ok(Answer::Good)
 }
@@ -55,7 +60,7 @@ impl Plan<'_> {
             Lasting::Every => Durability::Every(EVERY),
             Lasting::Sync => Durability::Sync,
         };
-        Ok(Options::new().durability(durability).open(&self.args.dir)?)
+        Ok(Options::new().durability(durability).segment_bytes(self.args.segment).open(&self.args.dir)?)
     }
 
     /// Runs one workload on the store opened for it, and closes it again.
@@ -90,7 +95,9 @@ impl Plan<'_> {
             Workload::SinkNdjson => consuming::sink_ndjson(self, store),
             Workload::TailLatency => tail::latency(self, store),
             Workload::Append1000Subscribers => subscribers::append(self, store),
-            Workload::Reopen => Err(Failure::new("reopening does not work on an open store")),
+            Workload::Reopen | Workload::LatencyAppend | Workload::LatencyConsumer => {
+                Err(Failure::new("this workload opens the store itself"))
+            }
         }
     }
 
@@ -163,7 +170,7 @@ mod tests {
     #[test]
     fn workloads_run_in_their_own_order() {
         assert_eq!(chosen(&[Workload::Reopen, Workload::Append]), [Workload::Append, Workload::Reopen]);
-        assert_eq!(chosen(&[]).len(), 14);
+        assert_eq!(chosen(&[]).len(), 16);
         assert_eq!(workload_name(Workload::TailLatency), "tail_latency");
     }
 }

@@ -1,0 +1,24 @@
+//! What an open log counts as it goes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counted since the log was opened. Each number by itself: together they are not of one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) begun: Count,
+    pub(crate) sealed: Count,
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
