@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::log::grow::{Manner, SPARE_NAME, Spare};
 use crate::log::parts::Part;
+use crate::segment::Segment;
 use crate::sync::guard;
 
 /// So many sealed segments may wait for their index file; then the writer waits. Each keeps a file open.
@@ -40,6 +41,8 @@ struct Jobs {
     prepare: Option<u64>,
     preparing: bool,
     spare: Option<Spare>,
+    /// Segments that the writer is done with.
+    left: Vec<Arc<Segment>>,
     sealed: VecDeque<Arc<Part>>,
     failure: Option<Error>,
     ending: bool,
@@ -76,6 +79,7 @@ impl Housekeeping {
             let _panicked = thread.join();
         }
         let mut jobs = guard(&self.desk.jobs);
+        jobs.left.clear();
         if jobs.spare.take().is_some() {
             self.desk.log.directory.remove(SPARE_NAME)?;
         }
@@ -107,6 +111,15 @@ impl Orders {
         jobs.spare.take().filter(|spare| spare.size() >= needed + crate::format::PAGE as u64)
     }
 
+    /// Leaves segments to be let go of: to unmap one takes milliseconds when all of it was read.
+    pub(crate) fn let_go(&self, segments: impl Iterator<Item = Arc<Segment>>) {
+        let mut jobs = guard(&self.0.jobs);
+        jobs.left.extend(segments);
+        if !jobs.left.is_empty() {
+            self.0.changed.notify_all();
+        }
+    }
+
     /// Leaves a sealed segment to be cut, synced and indexed. Waits when too many wait already.
     pub(crate) fn seal(&self, part: Arc<Part>) {
         let mut jobs = guard(&self.0.jobs);
@@ -130,8 +143,16 @@ impl Desk {
     }
 
     /// Makes a spare when one is ordered. A failure is not told here: the writer tries for itself and tells its caller.
+    /// Lets go of what was left, too.
     fn prepare_spares(&self) {
-        while let Some(size) = self.next(|jobs| jobs.prepare.take().inspect(|_| jobs.preparing = true), true) {
+        let take = |jobs: &mut Jobs| {
+            let left = std::mem::take(&mut jobs.left);
+            let size = jobs.prepare.take();
+            jobs.preparing = size.is_some();
+            (size.is_some() || !left.is_empty()).then_some((size, left))
+        };
+        while let Some((size, _left)) = self.next(take, true) {
+            let Some(size) = size else { continue };
             let spare = Spare::prepare(&*self.log.directory, size, self.manner).ok();
             let mut jobs = guard(&self.jobs);
             jobs.preparing = false;

@@ -79,7 +79,7 @@ impl Turn {
             let sealed = log.parts.newest();
             log.parts.push(part);
             old.seal(self.next.previous());
-            self.unsynced.retain(|segment| !segment.is_durable());
+            self.let_go_of_durable();
             self.unsynced.push(old);
             log.counts.begun.add(1);
             self.orders.seal(sealed);

@@ -339,10 +339,17 @@ impl Turn {
     /// Remembers what was synced.
     pub(crate) fn synced(&mut self, unsynced: &Unsynced) {
         unsynced.segments.iter().for_each(|segment| segment.set_durable());
-        self.unsynced.retain(|segment| !segment.is_durable());
+        self.let_go_of_durable();
         if Arc::ptr_eq(&unsynced.newest, self.pen.segment()) {
             self.names_unsynced = false;
             self.all_durable = self.unsynced.is_empty() && unsynced.end == self.pen.end();
+        }
+    }
+
+    /// Forgets segments that are on the disk.
+    pub(super) fn let_go_of_durable(&mut self) {
+        if !self.unsynced.is_empty() {
+            self.orders.let_go(self.unsynced.extract_if(.., |segment| segment.is_durable()));
         }
     }
 

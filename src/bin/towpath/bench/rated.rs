@@ -97,7 +97,8 @@ pub(crate) fn send(plan: &Plan<'_>, store: &Store, schedule: Schedule) -> Result
         let called = schedule.now();
         let due = schedule.due_by(called).min(done + plan.args.commit);
         if due == done {
-            std::hint::spin_loop();
+            // There may be fewer cores than threads: let others have this one.
+            std::thread::yield_now();
             continue;
         }
         commit.clear();
