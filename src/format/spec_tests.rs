@@ -6,7 +6,7 @@ use crate::format::control::Control;
 use crate::format::control::tests::examples;
 use crate::format::frame::{self, Found, Nonce, Place, flag};
 use crate::format::header::{self, Header, Previous};
-use crate::format::index::{self, Summary, Unit};
+use crate::format::index::{self, Posting, Summary, Unit};
 use crate::format::lock::{self, Holder};
 use crate::format::term::{Kind, Term};
 use crate::id::{Position, Revision, StoreId, Timestamp};
@@ -87,15 +87,18 @@ fn index_file() -> Vec<u8> {
         last_time: time(1),
     };
     let (first, second) = (Unit::of(FIRST_EVENT), Unit::of(SECOND_EVENT));
-    let mut terms = vec![
-        (Term::of(Kind::Stream, b"cart-1"), vec![first, second]),
-        (Term::of(Kind::Category, b"cart"), vec![first, second]),
-        (Term::of(Kind::Type, b"opened"), vec![first]),
-        (Term::of(Kind::Type, b"item added"), vec![second]),
-        (Term::of(Kind::Tag, b"sku:tea"), vec![second]),
-    ];
-    terms.sort_unstable_by_key(|(term, _)| *term);
-    index::encode(&summary, &[first], &terms).expect("a small index")
+    let mut postings: Vec<Posting> = [
+        (Kind::Stream, &b"cart-1"[..], &[first, second][..]),
+        (Kind::Category, b"cart", &[first, second]),
+        (Kind::Type, b"opened", &[first]),
+        (Kind::Type, b"item added", &[second]),
+        (Kind::Tag, b"sku:tea", &[second]),
+    ]
+    .into_iter()
+    .flat_map(|(kind, text, units)| units.iter().map(move |unit| Posting::new(Term::of(kind, text), *unit)))
+    .collect();
+    postings.sort_unstable();
+    index::encode(&summary, &[first], &postings).expect("a small index")
 }
 
 /// One of the examples that the control records' own tests have.

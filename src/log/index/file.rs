@@ -1,0 +1,117 @@
+//! The index file of a sealed segment.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::format::frame;
+use crate::format::index::{self, Layout, Posting, Postings, Unit};
+use crate::format::term::Term;
+use crate::format::{PAGE, header, u32_at};
+use crate::log::index::survey::Survey;
+use crate::segment::Segment;
+use crate::segment::disk::Directory;
+use crate::segment::map::{Access, Map};
+
+/// The terms of an event without tags: stream, category, type.
+const USUAL_TERMS: usize = 3;
+
+/// The bytes of the index file of a sealed segment. `None` when the segment is damaged, and when the file would be too
+/// large.
+///
+/// All postings are sorted at once: a third of the time, and of the memory, of collecting them term by term.
+pub(super) fn encode(segment: &Segment) -> Option<Vec<u8>> {
+    let mut survey = Survey::new(segment);
+    let claimed = segment.last().map_or(0, |last| last.next().get().saturating_sub(segment.first().get()));
+    let events = claimed.min(segment.written() / frame::HEADER as u64);
+    let mut postings = Vec::with_capacity(events as usize * USUAL_TERMS);
+    survey.catch_up(segment, segment.written(), |term, unit| postings.push(Posting::new(term, unit)));
+    if !survey.damaged.is_empty() {
+        return None;
+    }
+    postings.sort_unstable();
+    postings.dedup();
+    index::encode(&survey.summary, &survey.sparse, &postings)
+}
+
+/// An index file, mapped. Each page is checked when it is first used.
+#[derive(Debug)]
+pub(super) struct IndexFile {
+    pub(super) layout: Layout,
+    map: Map,
+    /// One bit a page: found whole.
+    checked: Vec<AtomicU64>,
+}
+
+/// The index file is not what was written.
+#[derive(Debug)]
+pub(crate) struct Unsound;
+
+impl IndexFile {
+    /// `None` when there is no file, or not one for this segment as it is.
+    pub(super) fn open(directory: &dyn Directory, segment: &Segment) -> Option<Self> {
+        let file = directory.open(&header::index_name(segment.first()), Access::Read).ok()?;
+        let len = file.len().ok().filter(|len| *len >= PAGE as u64)?;
+        Self::over(file.map(len, Access::Read).ok()?, segment)
+    }
+
+    pub(super) fn over(map: Map, segment: &Segment) -> Option<Self> {
+        map.allow(map.len());
+        let bytes = map.bytes(0..map.len());
+        let layout = index::layout(bytes.get(..PAGE)?, bytes.len())?;
+        let fits = layout.summary.store == segment.header.store
+            && layout.summary.nonce == segment.header.nonce
+            && layout.summary.end == segment.written()
+            && layout.table_is_sound(bytes);
+        let checked = (0..layout.pages().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        fits.then_some(Self { layout, map, checked })
+    }
+
+    pub(super) fn postings(&self, term: Term, from: u64) -> Result<Vec<Unit>, Unsound> {
+        let Some(postings) = self.find(term)? else { return Ok(Vec::new()) };
+        let mut units = match postings.only() {
+            Some(only) => vec![only],
+            None => {
+                let range = self.layout.postings_bytes(postings).ok_or(Unsound)?;
+                postings.decode(self.bytes(range)?).ok_or(Unsound)?
+            }
+        };
+        let skipped = units.partition_point(|unit| unit.offset() < from);
+        units.drain(..skipped);
+        Ok(units)
+    }
+
+    pub(super) fn count(&self, term: Term) -> Result<u64, Unsound> {
+        Ok(self.find(term)?.map_or(0, |postings| u64::from(postings.count)))
+    }
+
+    pub(super) fn sparse(&self, chunk: usize) -> Result<Option<Unit>, Unsound> {
+        let start = self.layout.sparse.start + chunk * 4;
+        if start >= self.layout.sparse.end {
+            return Ok(None);
+        }
+        Ok(Some(Unit(u32_at(self.bytes(start..start + 4)?, 0))))
+    }
+
+    fn find(&self, term: Term) -> Result<Option<Postings>, Unsound> {
+        let fanout = self.bytes(self.layout.fanout_of(term))?;
+        let bucket = self.layout.bucket(fanout).ok_or(Unsound)?;
+        if bucket.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.layout.find(self.bytes(bucket)?, term))
+    }
+
+    fn bytes(&self, range: Range<usize>) -> Result<&[u8], Unsound> {
+        let file = self.map.bytes(0..self.map.len());
+        for page in self.layout.pages_of(&range) {
+            let (word, bit) = (&self.checked[page / 64], 1 << (page % 64));
+            if word.load(Ordering::Relaxed) & bit == 0 {
+                if !self.layout.page_is_sound(file, page) {
+                    return Err(Unsound);
+                }
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        Ok(&file[range])
+    }
+}
