@@ -36,6 +36,9 @@ pub struct Summary {
     pub streams: u64,
     /// Segment files.
     pub segments: u64,
+    /// Index files that a look-up for what is nowhere asks, besides the newest segment: those of merged segments, and
+    /// those of segments that are not merged yet.
+    pub index_files: u64,
     /// Bytes of all files of the store.
     pub bytes: u64,
     /// The position of the oldest event, 0 in an empty store.
@@ -132,6 +135,7 @@ pub fn summary(path: impl AsRef<Path>) -> Result<Summary> {
         events,
         streams,
         segments: firsts.len() as u64,
+        index_files: log.parts.tiers.asked(&firsts[..firsts.len() - 1]) as u64,
         bytes,
         first_position: if head == Position::START { head } else { log.oldest() },
         last_position: head,
@@ -179,7 +183,7 @@ pub fn types(path: impl AsRef<Path>) -> Result<Survey<TypeSummary>> {
 }
 
 /// Checks every byte of a store: checksums, order of positions, revisions and times, whole commits, how the segments
-/// follow each other, and the index files against the events. Damage is told, not repaired.
+/// follow each other, the index files against the events, and the merged ones against them. Damage is told, not repaired.
 ///
 /// # Errors
 /// When there is no store to check, or a segment cannot be opened at all.
@@ -197,6 +201,7 @@ pub fn verify(path: impl AsRef<Path>, mut progress: impl FnMut(Progress)) -> Res
         check.follows(&log, &part)?;
         check.index(&log, &part)?;
     }
+    check.tiers(&log)?;
     check.tail(&log)?;
     progress(Progress { done: total, total });
     check.verdict.ok = check.verdict.damage.is_empty();
@@ -278,7 +283,9 @@ impl Check {
 
     /// The segment behind this one has to know where it ends.
     fn follows(&mut self, log: &Log, part: &Part) -> Result<()> {
-        let Some(following) = log.parts.after(part)? else { return Ok(()) };
+        let Some(following) = log.parts.after(part)?.map(|first| log.parts.of(first)).transpose()? else {
+            return Ok(());
+        };
         let fits = following.segment.header.previous.is_some_and(|previous| {
             previous.first == part.segment.first()
                 && previous.end == part.segment.written()
@@ -313,6 +320,22 @@ impl Check {
                 position: part.segment.first(),
                 what: what.to_owned(),
             });
+        }
+        Ok(())
+    }
+
+    /// A merged index may name segments that do not bear a term. It must not leave out one that does.
+    fn tiers(&mut self, log: &Log) -> Result<()> {
+        for (tier, covered) in log.parts.tiers.all() {
+            for (number, first) in covered.iter().enumerate() {
+                let Some(file) = log.parts.of(*first)?.index.file() else { continue };
+                if !tier.names_all(number, &file) {
+                    let what = "it does not say what the indexes of its segments say; delete it, and it is made again";
+                    let (segment, position, what) = (tier.name(), *first, what.to_owned());
+                    self.verdict.damage.push(Damage { segment, offset: 0, length: tier.len(), position, what });
+                    break;
+                }
+            }
         }
         Ok(())
     }

@@ -128,6 +128,18 @@ pub(crate) fn index_name(first: Position) -> String {
     format!("{:020}.idx", first.get())
 }
 
+/// The name of the tier file over so many segments, the first of which begins at `first`.
+pub(crate) fn tier_name(first: Position, segments: usize) -> String {
+    format!("{:020}-{segments}.tier", first.get())
+}
+
+/// The first position and the number of segments that the name of a tier file says.
+pub(crate) fn parse_tier_name(name: &str) -> Option<(Position, usize)> {
+    let (first, segments) = name.strip_suffix(".tier")?.split_once('-')?;
+    let (first, segments) = (Position::new(first.parse().ok()?), segments.parse().ok()?);
+    (tier_name(first, segments) == name).then_some((first, segments))
+}
+
 /// The first position in a segment's file name; `None` for every other name.
 pub(crate) fn parse_name(name: &str) -> Option<Position> {
     let digits = name.strip_suffix(".seg")?;

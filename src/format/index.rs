@@ -237,6 +237,22 @@ impl Layout {
         crc(0, bytes) == u32_at(file, self.table.start + page * 4)
     }
 
+    /// How many terms there are.
+    pub(crate) fn terms(&self) -> usize {
+        self.terms.len() / TERM
+    }
+
+    /// The bytes of a term, counted in the order of their hashes.
+    pub(crate) fn term_bytes(&self, at: usize) -> Range<usize> {
+        let start = self.terms.start + at * TERM;
+        start..start + TERM
+    }
+
+    /// Reads the hash of a term.
+    pub(crate) fn term(&self, bytes: &[u8]) -> Term {
+        Term(u64_at(bytes, 0))
+    }
+
     /// The bytes of the fanout that say where a term's bucket is.
     pub(crate) fn fanout_of(&self, term: Term) -> Range<usize> {
         let start = self.fanout.start + bucket_of(term, self.fanout_bits) * 4;
@@ -246,8 +262,7 @@ impl Layout {
     /// The bytes of a bucket's terms. `None` when the fanout makes no sense.
     pub(crate) fn bucket(&self, fanout: &[u8]) -> Option<Range<usize>> {
         let (from, to) = (u32_at(fanout, 0) as usize, u32_at(fanout, 4) as usize);
-        (from <= to && to <= self.terms.len() / TERM)
-            .then(|| self.terms.start + from * TERM..self.terms.start + to * TERM)
+        (from <= to && to <= self.terms()).then(|| self.terms.start + from * TERM..self.terms.start + to * TERM)
     }
 
     /// How many postings a term has and where they are, from the bytes of its bucket.

@@ -14,6 +14,7 @@ pub(crate) mod runs;
 #[cfg(test)]
 mod spec_tests;
 pub(crate) mod term;
+pub(crate) mod tier;
 mod varint;
 
 /// The version of the format that this build writes, and the only one so far.

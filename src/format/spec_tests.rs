@@ -9,6 +9,7 @@ use crate::format::header::{self, Header, Previous};
 use crate::format::index::{self, Posting, Summary, Unit};
 use crate::format::lock::{self, Holder};
 use crate::format::term::{Kind, Term};
+use crate::format::tier::{Entries, Head, Shape};
 use crate::id::{Position, Revision, StoreId, Timestamp};
 
 const SPEC: &str = include_str!("FORMAT.md");
@@ -102,6 +103,33 @@ fn index_file() -> Vec<u8> {
 }
 
 /// One of the examples that the control records' own tests have.
+/// Over the segment of the examples and one behind it, in which the stream has another event.
+fn tier_head() -> Head {
+    let shape = Shape::new(3, 2, 64).expect("a small tier");
+    let (segments, first, salt) = (2, Position::new(1), NONCE.0 ^ 2);
+    Head { store: STORE, salt, first, segments, entries: 3, shape, spill_pages: 0 }
+}
+
+fn tier_file() -> Vec<u8> {
+    let (head, [stream, tag]) = (tier_head(), tier_terms());
+    let prefix = |term| head.shape.prefix(term);
+    let entry = |term, segment| head.shape.entry(0, prefix(term), segment);
+    let mut file = head.encode().to_vec();
+    file.extend(head.encode_directory(&[(Position::new(1), NONCE), (Position::new(3), Nonce(0x5eed_0002))]));
+    file.extend(head.encode_entries(2, &[entry(tag, 0), entry(stream, 0), entry(stream, 1)], None));
+    file
+}
+
+fn tier_terms() -> [Term; 2] {
+    [Term::of(Kind::Stream, b"cart-1"), Term::of(Kind::Tag, b"sku:tea")]
+}
+
+/// A page of entries is filled up with ones, which the example does not show.
+fn without_fill(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0xff).map_or(0, |last| last + 1));
+    bytes
+}
+
 fn record(at: usize) -> Vec<u8> {
     examples()[at].encode()
 }
@@ -122,6 +150,7 @@ fn agree(spec: &str) -> bool {
         ("control frame", control_frame()),
         ("segment header", header::encode(&second_header()).to_vec()),
         ("index file", index_file()),
+        ("tier file", without_fill(tier_file())),
         ("lock file", lock_file().to_vec()),
         ("group record", record(3)),
         ("claimed record", record(4)),
@@ -138,6 +167,7 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
     assert_eq!(example(SPEC, "control frame"), control_frame());
     assert_eq!(example(SPEC, "segment header"), header::encode(&second_header()));
     assert_eq!(example(SPEC, "index file"), index_file());
+    assert_eq!(example(SPEC, "tier file"), without_fill(tier_file()));
     assert_eq!(without_end(example(SPEC, "lock file")), without_end(lock_file().to_vec()));
     assert_eq!(example(SPEC, "group record"), record(3));
     assert_eq!(example(SPEC, "claimed record"), record(4));
@@ -151,6 +181,7 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
         ("0028  02   ", "0028  03   "),
         ("0010  10 11", "0010  10 12"),
         ("1060  86 04 07", "1060  86 04 08"),
+        ("1018  03", "1018  04"),
         ("0008  19 10", "0008  19 11"),
         ("000a  02 01 00 02 06", "000a  02 01 00 02 07"),
         ("0012  01 03 01", "0012  01 03 02"),
@@ -190,4 +221,21 @@ fn the_examples_in_the_spec_read_back() {
     let stream = found(Kind::Stream, b"cart-1").unwrap();
     let postings = stream.decode(&file[layout.postings_bytes(stream).unwrap()]).unwrap();
     assert_eq!(postings, [Unit::of(FIRST_EVENT), Unit::of(SECOND_EVENT)]);
+}
+
+#[test]
+fn the_tier_file_in_the_spec_reads_back() {
+    let mut file = example(SPEC, "tier file");
+    file.resize(3 * 4096, 0xff);
+    let head = Head::decode(&file[..4096], file.len() as u64).expect("a sound header");
+    assert_eq!(head, tier_head());
+    assert!(Head::decode(&file[..4096], file.len() as u64 + 4096).is_none());
+    let covered = [(Position::new(1), NONCE), (Position::new(3), Nonce(0x5eed_0002))];
+    assert_eq!(head.decode_directory(&file).expect("a sound directory"), covered);
+    assert!(head.is_sound(2, &file[2 * 4096..]) && !head.is_sound(1, &file[2 * 4096..]));
+    let entries = Entries::of(&file[2 * 4096..]);
+    let read = |at| entries.get(at).map(|entry| head.shape.read(0, entry));
+    let [stream, tag] = tier_terms().map(|term| head.shape.prefix(term));
+    assert_eq!([read(0), read(1), read(2), read(3)], [Some((tag, 0)), Some((stream, 0)), Some((stream, 1)), None]);
+    assert_eq!((entries.goes_on(), entries.lower_bound(head.shape.entry(0, stream, 1))), (None, 2));
 }

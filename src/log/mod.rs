@@ -1,5 +1,6 @@
 //! All segments as one log: what readers see, how far, and what consumers have to remember.
 
+pub(crate) mod checked;
 pub(crate) mod counts;
 pub(crate) mod event;
 pub(crate) mod grow;
@@ -12,6 +13,7 @@ pub(crate) mod recover;
 pub(crate) mod scan;
 pub(crate) mod state;
 pub(crate) mod terms;
+pub(crate) mod tiers;
 pub(crate) mod walk;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

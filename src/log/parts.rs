@@ -7,8 +7,12 @@ use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::format::header::{self, Header};
 use crate::id::{Position, StoreId};
+use crate::log::checked::Unsound;
 use crate::log::index::Index;
 use crate::log::scan::data_end;
+use crate::log::tiers::file::Tier;
+use crate::log::tiers::search::Search;
+use crate::log::tiers::{FAN_IN, Tiers};
 use crate::segment::disk::Directory;
 use crate::segment::map::Access;
 use crate::segment::{Segment, bad_header};
@@ -35,6 +39,7 @@ pub(crate) struct Parts {
     slots: RwLock<Vec<Arc<Slot>>>,
     newest: RwLock<Arc<Part>>,
     recent: Mutex<VecDeque<Arc<Part>>>,
+    pub(crate) tiers: Tiers,
 }
 
 #[derive(Debug)]
@@ -61,6 +66,7 @@ impl Parts {
             slots: RwLock::new(slots),
             newest: RwLock::new(newest),
             recent: Mutex::new(VecDeque::new()),
+            tiers: Tiers::default(),
         }
     }
 
@@ -81,8 +87,16 @@ impl Parts {
     /// Adds a new newest part. The one before it stays open for whoever holds it.
     pub(crate) fn push(&self, part: Arc<Part>) {
         let slot = Slot::new(part.segment.first(), Arc::downgrade(&part));
-        self.slots.write().unwrap_or_else(|poisoned| poisoned.into_inner()).push(slot);
+        let segments = {
+            let mut slots = self.slots.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            slots.push(slot);
+            slots.len()
+        };
         self.set_newest(part);
+        if self.access == Access::Read && segments.is_multiple_of(FAN_IN) {
+            // By now the writer may have merged some. Without, the answers are the same, only slower.
+            let _later = self.find_tiers();
+        }
     }
 
     /// Puts another part in the newest one's place, which holds no event: its file was replaced.
@@ -107,24 +121,78 @@ impl Parts {
         self.open(&slot, next)
     }
 
-    /// The part that a reader goes on in behind `part`: the one after it, or the one that took its place because it held
-    /// no event.
-    pub(crate) fn after(&self, part: &Part) -> Result<Option<Arc<Part>>> {
+    /// Where a reader goes on behind `part`: the first position of the part after it, or of the one that took its place
+    /// because it held no event.
+    pub(crate) fn after(&self, part: &Part) -> Result<Option<Position>> {
         let first = part.segment.first();
         let in_its_place = self.of(first)?;
         if in_its_place.segment.header.nonce != part.segment.header.nonce {
-            return Ok(Some(in_its_place));
+            return Ok(Some(first));
         }
-        let following = {
-            let slots = self.slots();
-            slots.get(slots.partition_point(|slot| slot.first <= first)).map(|slot| slot.first)
-        };
-        following.map(|first| self.of(first)).transpose()
+        Ok(self.following(first))
     }
 
-    /// The part before the one that begins at `first`.
-    pub(crate) fn before(&self, first: Position) -> Result<Option<Arc<Part>>> {
-        if first <= self.oldest() { Ok(None) } else { self.of(first.previous()).map(Some) }
+    /// The first position of the part after the one that begins at `first`.
+    pub(crate) fn following(&self, first: Position) -> Option<Position> {
+        let slots = self.slots();
+        slots.get(slots.partition_point(|slot| slot.first <= first)).map(|slot| slot.first)
+    }
+
+    /// The earliest part that holds a position or comes behind it, and that may hold what is searched for. There always is
+    /// one: of the newest nothing is known.
+    pub(crate) fn search_forward(&self, mut from: Position, search: &mut Search) -> Result<Arc<Part>> {
+        loop {
+            let Some(covering) = self.tiers.over(from) else { return self.of(from) };
+            let begins = self.begins(from);
+            match search.ask(&covering) {
+                Ok(None) => return self.of(from),
+                Ok(Some(firsts)) => match firsts.get(firsts.partition_point(|first| *first < begins)) {
+                    Some(first) => return self.of(*first),
+                    None => from = covering.range().end,
+                },
+                Err(Unsound) => self.forget(&covering.tier),
+            }
+        }
+    }
+
+    /// The latest part that holds a position or comes before it, and that may hold what is searched for.
+    pub(crate) fn search_back(&self, mut until: Position, search: &mut Search) -> Result<Option<Arc<Part>>> {
+        while until >= self.oldest() && until > Position::START {
+            let Some(covering) = self.tiers.over(until) else { return self.of(until).map(Some) };
+            match search.ask(&covering) {
+                Ok(None) => return self.of(until).map(Some),
+                Ok(Some(firsts)) => match firsts[..firsts.partition_point(|first| *first <= until)].last() {
+                    Some(first) => return self.of(*first).map(Some),
+                    None => until = covering.range().start.previous(),
+                },
+                Err(Unsound) => self.forget(&covering.tier),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes in the tier files that there are. The writer removes those that are of no use.
+    pub(crate) fn find_tiers(&self) -> Result<()> {
+        let needless = self.tiers.find(&*self.directory, self.store, &self.firsts(), &self.directory.names()?);
+        if self.access == Access::Write {
+            needless.iter().try_for_each(|name| self.directory.remove(name))?;
+        }
+        Ok(())
+    }
+
+    /// Goes without a tier that is not what was written. The writer removes its file, so that it is made again.
+    pub(crate) fn forget(&self, tier: &Arc<Tier>) {
+        self.tiers.drop(tier);
+        if self.access == Access::Write {
+            // When that fails, the next who opens the store finds out again.
+            let _still_there = self.directory.remove(&tier.name());
+        }
+    }
+
+    /// The first position of the part that holds a position.
+    fn begins(&self, position: Position) -> Position {
+        let slots = self.slots();
+        slots[slots.partition_point(|slot| slot.first <= position).max(1) - 1].first
     }
 
     fn open(&self, slot: &Slot, next: Option<Position>) -> Result<Arc<Part>> {
@@ -141,6 +209,11 @@ impl Parts {
         if self.access == Access::Write && !index.is_file() {
             // Without the file the answers are the same, only slower: a failure need not stop the reader.
             let _unwritten = index.write_file(&*self.directory);
+        }
+        if let Some(covering) = self.tiers.over(slot.first)
+            && covering.tier.nonce_of(slot.first) != Some(segment.header.nonce)
+        {
+            self.forget(&covering.tier);
         }
         let part = Arc::new(Part { segment, index });
         *open = Arc::downgrade(&part);

@@ -114,7 +114,9 @@ fn recover(
 ) -> Result<Opened> {
     let mut recovery = Recovery::default();
     let newest = find_newest(&*directory, firsts, left, &mut recovery)?;
-    for name in names.iter().filter(|name| *name == SPARE_NAME || name.ends_with(".idx.tmp")) {
+    for name in
+        names.iter().filter(|name| *name == SPARE_NAME || name.ends_with(".idx.tmp") || name.ends_with(".tier.tmp"))
+    {
         directory.remove(name)?;
     }
     let store = newest.segment.header.store;
@@ -129,7 +131,7 @@ fn recover(
         let segment = Segment::open(&*directory, first, Access::Write, None)?;
         let (segment, pen) = segment.into_pen(end);
         let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
-        let log = assemble(directory, store, parts, next, state, Side::Writer(held));
+        let log = assemble(directory, store, parts, next, state, Side::Writer(held))?;
         log.publish(&segment, end, next.previous());
         return Ok(Opened { log, pen, next, last_crc, last_time, recovery });
     }
@@ -154,7 +156,7 @@ fn recover(
     let (segment, pen) = spare.begin(&*directory, beginning, synced)?;
     let held = hold(&*directory, store, clock)?;
     let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
-    let log = assemble(directory, store, parts, next, state, Side::Writer(held));
+    let log = assemble(directory, store, parts, next, state, Side::Writer(held))?;
     log.publish(&segment, segment.written(), next.previous());
     Ok(Opened { log, pen, next, last_crc: 0, last_time: time, recovery })
 }
@@ -244,13 +246,13 @@ fn check_newest_is_there(directory: &dyn Directory, left: Option<Left>, there: &
     }
 }
 
-/// Every segment that the newest one names has to be there, none else, and the one before it has to be the one it knows.
+/// Every segment that the newest one names has to be there, none else (both lists rise), and the one before it has to be the one it knows.
 fn check_chain(directory: &dyn Directory, newest: &Segment, named: &[Position], there: &[Position]) -> Result<()> {
     let path = |first: &Position| directory.path().join(header::file_name(*first));
-    if let Some(missing) = named.iter().find(|first| !there.contains(first)) {
+    if let Some(missing) = named.iter().find(|first| there.binary_search(first).is_err()) {
         return Err(Error::not_a_store(&path(missing), "the segment is missing"));
     }
-    if let Some(extra) = there.iter().find(|first| !named.contains(first)) {
+    if let Some(extra) = there.iter().find(|first| named.binary_search(first).is_err()) {
         return Err(Error::not_a_store(&path(extra), format!("{} does not know it", newest.name())));
     }
     match (newest.header.previous, named.last()) {
@@ -406,7 +408,7 @@ fn make(
     let (segment, pen) = spare.begin(&*directory, beginning, Manner { synced: true, ..manner })?;
     let held = hold(&*directory, store, clock)?;
     let parts = Parts::new(directory.clone(), Access::Write, &[], Part::new(segment.clone()));
-    let log = assemble(directory, store, parts, first, State::default(), Side::Writer(held));
+    let log = assemble(directory, store, parts, first, State::default(), Side::Writer(held))?;
     log.publish(&segment, segment.written(), Position::START);
     let recovery = Recovery { created: true, clean: true, ..Recovery::default() };
     Ok(Opened { log, pen, next: first, last_crc: 0, last_time: time, recovery })
@@ -434,7 +436,7 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
                 let next = found.next;
                 let durable = progress.map_or(found.durable, |progress| progress.durable);
                 let parts = Parts::new(directory.clone(), Access::Read, &firsts, Part::new(Arc::new(segment)));
-                let log = assemble(directory, store, parts, next, found.state, Side::Reader(Mutex::new(seen)));
+                let log = assemble(directory, store, parts, next, found.state, Side::Reader(Mutex::new(seen)))?;
                 log.durable.store(durable.get(), std::sync::atomic::Ordering::Release);
                 return Ok((log, recovery));
             }
@@ -500,10 +502,11 @@ fn assemble(
     next: Position,
     state: State,
     side: Side,
-) -> Arc<Log> {
+) -> Result<Arc<Log>> {
+    parts.find_tiers()?;
     let head = next.previous();
     let durable = if matches!(side, Side::Writer(_)) { head } else { Position::START };
-    Arc::new(Log {
+    Ok(Arc::new(Log {
         directory,
         store,
         parts,
@@ -514,7 +517,7 @@ fn assemble(
         side,
         counts: Counts::default(),
         closed: AtomicBool::new(false),
-    })
+    }))
 }
 
 fn hold(directory: &dyn Directory, store: StoreId, clock: &dyn Clock) -> Result<Held> {

@@ -11,6 +11,7 @@ use crate::id::{Position, Revision, Timestamp};
 use crate::log::Log;
 use crate::log::parts::Part;
 use crate::log::terms::{self, Filter};
+use crate::log::tiers::search::Search;
 use crate::segment::after;
 
 /// An index is used when it leaves out at least three quarters of a segment's events.
@@ -27,6 +28,7 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct Walk {
     filter: Filter,
+    search: Search,
     /// Whether the filter lets every event of users pass.
     passes_all: bool,
     part: Arc<Part>,
@@ -57,13 +59,16 @@ impl Walk {
     /// A walk that begins at a position, inclusive.
     pub(crate) fn new(log: &Log, filter: Filter, from: Position) -> Result<Self> {
         let from = from.max(Position::new(1));
-        Ok(Self::in_part(log.parts.of(from)?, filter, from))
+        let mut search = Search::of(&filter);
+        let part = log.parts.search_forward(from, &mut search)?;
+        let from = from.max(part.segment.first());
+        Ok(Self { search, ..Self::in_part(part, filter, from) })
     }
 
     fn in_part(part: Arc<Part>, filter: Filter, from: Position) -> Self {
         let (offset, next) = start_in(&part, from);
-        let passes_all = filter.is_all();
-        Self { filter, passes_all, part, offset, next, from, plan: Plan::Undecided, lost: false }
+        let (passes_all, search) = (filter.is_all(), Search::everywhere());
+        Self { filter, search, passes_all, part, offset, next, from, plan: Plan::Undecided, lost: false }
     }
 
     /// The part that the last step was in.
@@ -119,12 +124,12 @@ impl Walk {
                 return Ok(None);
             }
             let Some(following) = log.parts.after(&self.part)? else { return Ok(None) };
-            let missing = matches!(self.plan, Plan::Scan) && self.next < following.segment.first() && !self.lost;
+            let missing = matches!(self.plan, Plan::Scan) && self.next < following && !self.lost;
             let gap = missing.then(|| {
                 let what = "the events up to the next segment are missing";
                 Step::Damaged(Box::new(self.part.segment.damage(limit, limit, self.next, what)))
             });
-            self.part = following;
+            self.part = log.parts.search_forward(following, &mut self.search)?;
             self.offset = PAGE as u64;
             self.next = self.part.segment.first();
             self.plan = Plan::Undecided;
@@ -232,6 +237,7 @@ impl Walk {
 #[derive(Debug)]
 pub(crate) struct WalkBack {
     filter: Filter,
+    search: Search,
     /// `None` at the end.
     part: Option<Arc<Part>>,
     /// Events behind this one are passed over.
@@ -257,8 +263,9 @@ const PICKED_RUN: usize = 64;
 impl WalkBack {
     /// A walk that begins at a position, inclusive.
     pub(crate) fn new(log: &Log, filter: Filter, until: Position) -> Result<Self> {
-        let part = Some(log.parts.of(until)?);
-        Ok(Self { filter, part, until, found: Vec::new(), left: Left::Undecided })
+        let mut search = Search::of(&filter);
+        let part = log.parts.search_back(until, &mut search)?;
+        Ok(Self { filter, search, part, until, found: Vec::new(), left: Left::Undecided })
     }
 
     /// The part that the last step was in.
@@ -277,7 +284,8 @@ impl WalkBack {
             let Some(part) = self.part.clone() else { return Ok(None) };
             if !self.find_run(&part)? {
                 let first = part.segment.first();
-                self.part = if first <= from { None } else { log.parts.before(first)? };
+                self.part =
+                    if first <= from { None } else { log.parts.search_back(first.previous(), &mut self.search)? };
                 self.left = Left::Undecided;
             }
         }
@@ -389,7 +397,8 @@ pub(crate) fn at_time(log: &Log, time: Timestamp) -> Result<Position> {
 /// The latest event up to `until` that bears a term.
 pub(crate) fn latest(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Option<(Arc<Part>, u64, u32)>> {
     let (term, filter) = (Term::of(kind, text), Filter::Exactly(kind, text.to_vec()));
-    let mut part = Some(log.parts.newest());
+    let mut search = Search::term(term);
+    let mut part = log.parts.search_back(until, &mut search)?;
     while let Some(here) = part {
         let limit = here.segment.written();
         let matching = |unit: Unit| match here.segment.find(unit.offset(), limit) {
@@ -400,7 +409,7 @@ pub(crate) fn latest(log: &Log, kind: Kind, text: &[u8], until: Position) -> Res
             let len = matching(unit).unwrap_or_default();
             return Ok(Some((here, unit.offset(), len)));
         }
-        part = log.parts.before(here.segment.first())?;
+        part = log.parts.search_back(here.segment.first().previous(), &mut search)?;
     }
     Ok(None)
 }
@@ -417,7 +426,8 @@ pub(crate) fn by_revision(
 ) -> Result<Option<(Arc<Part>, Step)>> {
     let term = Term::of(Kind::Stream, stream.as_bytes());
     let filter = Filter::Exactly(Kind::Stream, stream.as_bytes().to_vec());
-    let (mut part, mut lost) = (Some(log.parts.newest()), None);
+    let mut search = Search::term(term);
+    let (mut part, mut lost) = (log.parts.search_back(until, &mut search)?, None);
     while let Some(here) = part {
         let limit = here.segment.written();
         let units = here.index.postings(term, PAGE as u64, limit);
@@ -439,7 +449,7 @@ pub(crate) fn by_revision(
             }
             _ => lost = lost.or_else(|| damaged().map(|step| (here.clone(), step))),
         }
-        part = log.parts.before(here.segment.first())?;
+        part = log.parts.search_back(here.segment.first().previous(), &mut search)?;
     }
     Ok(lost)
 }

@@ -5,14 +5,23 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
+use crate::id::Position;
 use crate::log::Log;
 use crate::log::grow::{Manner, SPARE_NAME, Spare};
 use crate::log::parts::Part;
+use crate::log::tiers::FAN_IN;
+use crate::log::tiers::merge::{Merge, Merged};
 use crate::segment::Segment;
 use crate::sync::guard;
 
 /// So many sealed segments may wait for their index file; then the writer waits. Each keeps a file open.
 const SEALED_WAITING: usize = 64;
+
+/// Pages of a tier that are made at a time: a millisecond or two, for which a sealed segment may wait.
+const MERGED_AT_ONCE: u32 = 64;
+/// A merge of so many segments is finished before the store is closed: it takes a few hundred milliseconds at most. Larger
+/// ones are given up, and begun again by the next who opens the store.
+const FINISHED_AT_CLOSE: usize = FAN_IN;
 
 /// How much the sealing thread stands back (a nice value): an index file can wait, an append should not.
 const STAND_BACK: i32 = 10;
@@ -161,32 +170,91 @@ impl Desk {
         }
     }
 
-    /// Cuts, syncs and indexes what was sealed, in its order.
+    /// Cuts, syncs and indexes what was sealed, in its order, and merges indexes when there is nothing to seal.
     fn finish_sealed(&self) {
         stand_back();
         let mut all_kept = true;
-        while let Some(part) = self.next(|jobs| jobs.sealed.pop_front(), false) {
-            self.changed.notify_all();
-            let segment = &part.segment;
-            let kept = segment.file().truncate(segment.written()).and_then(|()| segment.file().sync());
-            let kept = kept.and_then(|()| self.log.directory.sync());
-            match kept {
-                Ok(()) => segment.set_durable(),
-                Err(error) => {
-                    all_kept = false;
-                    guard(&self.jobs).failure.get_or_insert(error);
-                    continue;
+        // There may be something to merge that was left when the store was closed.
+        let mut indexed = self.log.parts.newest().segment.first();
+        let mut merging = self.begin_merge(indexed);
+        loop {
+            let idle = merging.is_none();
+            let job =
+                self.next(|jobs| jobs.sealed.pop_front().map(Some).or((!idle && !jobs.ending).then_some(None)), false);
+            match job {
+                Some(Some(part)) => {
+                    self.changed.notify_all();
+                    all_kept &= self.finish(&part, all_kept);
+                    indexed = part.segment.last().map_or(indexed, Position::next);
+                    merging = merging.or_else(|| self.begin_merge(indexed));
                 }
+                Some(None) => merging = merging.and_then(|merge| self.go_on_merging(merge, indexed)),
+                None => break,
             }
-            if all_kept && let Some(last) = segment.last() {
-                // They come here in their order, so everything before is on the disk too, and opening after a crash
-                // need not read it.
-                self.log.set_durable(last);
-            }
-            // Without the file answers are the same, only slower, and the next open tries again.
-            let _unwritten = part.index.write_file(&*self.log.directory);
-            self.log.counts.sealed.add(1);
         }
+        while let Some(merge) = merging {
+            if merge.segments() > FINISHED_AT_CLOSE {
+                // What is left of it is removed when the store is opened again.
+                let _left = merge.abandon();
+                return;
+            }
+            merging = self.go_on_merging(merge, indexed);
+        }
+    }
+
+    /// Cuts, syncs and indexes a segment. Says whether it is kept.
+    fn finish(&self, part: &Part, all_kept: bool) -> bool {
+        let segment = &part.segment;
+        let kept = segment.file().truncate(segment.written()).and_then(|()| segment.file().sync());
+        match kept.and_then(|()| self.log.directory.sync()) {
+            Ok(()) => segment.set_durable(),
+            Err(error) => {
+                guard(&self.jobs).failure.get_or_insert(error);
+                return false;
+            }
+        }
+        if all_kept && let Some(last) = segment.last() {
+            // They come here in their order, so everything before is on the disk too, and opening after a crash need not
+            // read it.
+            self.log.set_durable(last);
+        }
+        // Without the file answers are the same, only slower, and the next open tries again.
+        let _unwritten = part.index.write_file(&*self.log.directory);
+        self.log.counts.sealed.add(1);
+        true
+    }
+
+    /// Begins the next merge of what lies before `indexed`, if there is enough. Without it answers are the same, only
+    /// slower, so an error ends it and nothing else.
+    fn begin_merge(&self, indexed: Position) -> Option<Merge> {
+        let parts = &self.log.parts;
+        loop {
+            let mut firsts = parts.firsts();
+            firsts.retain(|first| *first < indexed);
+            let covers = parts.tiers.next_merge(&firsts)?;
+            match Merge::begin(parts, self.log.directory.clone(), &covers) {
+                Ok(Some(merge)) => return Some(merge),
+                Ok(None) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Makes some pages more, or begins the next merge when this one is over.
+    fn go_on_merging(&self, mut merge: Merge, indexed: Position) -> Option<Merge> {
+        match merge.go_on(&self.log.parts, MERGED_AT_ONCE) {
+            Ok(Merged::Partly) => return Some(merge),
+            Ok(Merged::Done) => {}
+            Ok(Merged::Unsound) => {
+                let _left = merge.abandon();
+            }
+            // Not again at once: a disk may be full.
+            Err(_) => {
+                let _left = merge.abandon();
+                return None;
+            }
+        }
+        self.begin_merge(indexed)
     }
 
     /// Waits for a job. `None` at the end, which comes at once or after the last job.

@@ -41,5 +41,6 @@ mod sink_kafka;
 mod sink_redis;
 mod subscription;
 mod support;
+mod tiers;
 mod typed;
 mod writing;

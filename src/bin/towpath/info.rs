@@ -15,6 +15,7 @@ struct Info<'a> {
     events: u64,
     streams: u64,
     segments: u64,
+    index_files: u64,
     bytes: u64,
     first_position: u64,
     last_position: u64,
@@ -54,6 +55,7 @@ fn info<'a>(summary: &Summary, consumers: &'a [towpath::Consumer]) -> Info<'a> {
         events: summary.events,
         streams: summary.streams,
         segments: summary.segments,
+        index_files: summary.index_files,
         bytes: summary.bytes,
         first_position: summary.first_position.get(),
         last_position: summary.last_position.get(),
@@ -69,6 +71,7 @@ fn print(info: &Info<'_>, out: &mut Out) -> Result<()> {
     out.line(&format!("streams    {}", info.streams))?;
     out.line(&format!("positions  {first} to {last}, durable to {durable}"))?;
     out.line(&format!("segments   {}, {} bytes, format version {}", info.segments, info.bytes, info.format_version))?;
+    out.line(&format!("index      a look-up asks {} files besides the newest segment", info.index_files))?;
     for Consumer { name, kind, position, lag } in &info.consumers {
         out.line(&format!("consumer   {name} ({kind}), next {position}, {lag} behind"))?;
     }

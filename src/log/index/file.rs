@@ -1,12 +1,12 @@
 //! The index file of a sealed segment.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::format::frame;
 use crate::format::index::{self, Layout, Posting, Postings, Unit};
 use crate::format::term::Term;
 use crate::format::{PAGE, header, u32_at};
+use crate::log::checked::{Checked, Unsound};
 use crate::log::index::survey::Survey;
 use crate::segment::Segment;
 use crate::segment::disk::Directory;
@@ -35,16 +35,11 @@ pub(super) fn encode(segment: &Segment) -> Option<Vec<u8>> {
 
 /// An index file, mapped. Each page is checked when it is first used.
 #[derive(Debug)]
-pub(super) struct IndexFile {
+pub(crate) struct IndexFile {
     pub(super) layout: Layout,
     map: Map,
-    /// One bit a page: found whole.
-    checked: Vec<AtomicU64>,
+    checked: Checked,
 }
-
-/// The index file is not what was written.
-#[derive(Debug)]
-pub(crate) struct Unsound;
 
 impl IndexFile {
     /// `None` when there is no file, or not one for this segment as it is.
@@ -62,7 +57,7 @@ impl IndexFile {
             && layout.summary.nonce == segment.header.nonce
             && layout.summary.end == segment.written()
             && layout.table_is_sound(bytes);
-        let checked = (0..layout.pages().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let checked = Checked::new(layout.pages());
         fits.then_some(Self { layout, map, checked })
     }
 
@@ -92,6 +87,16 @@ impl IndexFile {
         Ok(Some(Unit(u32_at(self.bytes(start..start + 4)?, 0))))
     }
 
+    /// How many terms there are.
+    pub(crate) fn terms(&self) -> usize {
+        self.layout.terms()
+    }
+
+    /// The hash of a term. They rise.
+    pub(crate) fn term(&self, at: usize) -> Result<Term, Unsound> {
+        Ok(self.layout.term(self.bytes(self.layout.term_bytes(at))?))
+    }
+
     fn find(&self, term: Term) -> Result<Option<Postings>, Unsound> {
         let fanout = self.bytes(self.layout.fanout_of(term))?;
         let bucket = self.layout.bucket(fanout).ok_or(Unsound)?;
@@ -104,13 +109,7 @@ impl IndexFile {
     fn bytes(&self, range: Range<usize>) -> Result<&[u8], Unsound> {
         let file = self.map.bytes(0..self.map.len());
         for page in self.layout.pages_of(&range) {
-            let (word, bit) = (&self.checked[page / 64], 1 << (page % 64));
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                if !self.layout.page_is_sound(file, page) {
-                    return Err(Unsound);
-                }
-                word.fetch_or(bit, Ordering::Relaxed);
-            }
+            self.checked.check(page, || self.layout.page_is_sound(file, page))?;
         }
         Ok(&file[range])
     }

@@ -2,7 +2,7 @@
 //! question: term → frames. The writer never pays for it: whoever asks first lets the index in memory catch up with the
 //! frames, and after sealing another thread writes the file.
 
-mod file;
+pub(crate) mod file;
 mod memory;
 mod survey;
 
@@ -14,7 +14,8 @@ use crate::format::header;
 use crate::format::index::{Summary, Unit};
 use crate::format::term::Term;
 use crate::id::Position;
-use crate::log::index::file::{IndexFile, Unsound};
+use crate::log::checked::Unsound;
+use crate::log::index::file::IndexFile;
 use crate::log::index::memory::Memory;
 use crate::segment::Segment;
 use crate::segment::disk::{Directory, Prepared};
@@ -68,7 +69,15 @@ impl Index {
 
     /// Whether a file stands behind it already.
     pub(crate) fn is_file(&self) -> bool {
-        matches!(*guard(&self.state), State::File(_))
+        self.file().is_some()
+    }
+
+    /// The file, if one stands behind it.
+    pub(crate) fn file(&self) -> Option<Arc<IndexFile>> {
+        match &*guard(&self.state) {
+            State::File(file) => Some(file.clone()),
+            State::Memory(_) => None,
+        }
     }
 
     /// Whether the file turned out damaged, told once.
@@ -155,11 +164,7 @@ impl Index {
         memory: impl FnOnce(&Memory) -> T,
         file: impl FnOnce(&IndexFile) -> Result<T, Unsound>,
     ) -> T {
-        let found = match &*guard(&self.state) {
-            State::File(found) => Some(found.clone()),
-            State::Memory(_) => None,
-        };
-        if let Some(Ok(answer)) = found.map(|found| file(&found)) {
+        if let Some(Ok(answer)) = self.file().map(|found| file(&found)) {
             return answer;
         }
         let mut state = guard(&self.state);

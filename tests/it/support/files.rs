@@ -67,7 +67,8 @@ pub(crate) fn newest(dir: &Path) -> PathBuf {
     segments(dir).pop().unwrap()
 }
 
-fn with_extension(dir: &Path, extension: &str) -> Vec<PathBuf> {
+/// The files with an extension, by name.
+pub(crate) fn with_extension(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
     paths.sort();
