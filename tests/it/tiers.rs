@@ -26,7 +26,7 @@ fn os() -> Options {
 /// Events of 97 streams, every fifth with a tag that many have, every 50th with one of a few, and each with a key.
 fn add(store: &Store, number: u64) {
     let payload = vec![number as u8; PAYLOAD];
-    let mut event = NewEvent::new(["placed", "shipped"][(number % 7 == 0) as usize], &payload);
+    let mut event = NewEvent::new(["placed", "shipped"][usize::from(number.is_multiple_of(7))], &payload);
     if number.is_multiple_of(5) {
         event = event.tag("often");
     }
