@@ -46,6 +46,7 @@ pub use format::limits;
 pub use forward::counters::{ForwardCounters, Watch};
 pub use forward::{Forwarded, Forwarder, OnRefusal};
 pub use id::{EventId, Position, Revision, StoreId, Timestamp};
+pub use log::cost::ReadCost;
 pub use log::event::Event;
 pub use log::reader::{Ended, Reader};
 pub use log::recover::{Quarantined, Recovery};

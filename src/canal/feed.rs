@@ -75,8 +75,8 @@ impl Feed {
         match self.pending.take() {
             Some(step) => Ok(Some(step)),
             None => match self.walk.next_frame(until) {
-                Some((offset, len)) => {
-                    let position = self.walk.next().previous();
+                Some(place) => {
+                    let (offset, len, position) = (place.offset, place.len(), self.walk.next().previous());
                     Ok(Some(Step::Event { offset, len, position }))
                 }
                 None => self.walk.step(log, until),

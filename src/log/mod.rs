@@ -1,6 +1,7 @@
 //! All segments as one log: what readers see, how far, and what consumers have to remember.
 
 pub(crate) mod checked;
+pub(crate) mod cost;
 pub(crate) mod counts;
 pub(crate) mod event;
 pub(crate) mod grow;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::format::header;
 use crate::id::{Position, StoreId};
+use crate::log::cost::Costs;
 use crate::log::counts::Counts;
 use crate::log::lock::{Held, Progress, Seen};
 use crate::log::parts::{Part, Parts, read_header};
@@ -46,6 +48,8 @@ pub(crate) struct Log {
     pub(crate) state: Mutex<State>,
     pub(crate) side: Side,
     pub(crate) counts: Counts,
+    /// What reading has cost.
+    pub(crate) costs: Arc<Costs>,
     closed: AtomicBool,
 }
 

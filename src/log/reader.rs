@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::id::{Position, Timestamp};
 use crate::log::Log;
+use crate::log::cost::{ReadCost, counted};
 use crate::log::event::Event;
-use crate::log::parts::Part;
 use crate::log::terms::Filter;
-use crate::log::walk::{self, Step, Walk, WalkBack};
+use crate::log::walk::{self, Place, Step, Walk, WalkBack};
+use crate::segment::Segment;
 
 /// An iterator over stored events, up to the head at the time it was made.
 ///
@@ -29,6 +30,10 @@ pub struct Reader {
     left: u64,
     course: Course,
     ended: Ended,
+    /// The error that is told next.
+    failed: Option<Box<Error>>,
+    /// What was looked up before the walk, and the walk when it is over.
+    cost: ReadCost,
 }
 
 /// How far a [`Reader`] has come.
@@ -72,6 +77,8 @@ impl Reader {
             left: u64::MAX,
             course: Course::NotStarted,
             ended: Ended::Not,
+            failed: None,
+            cost: ReadCost::default(),
         }
     }
 
@@ -121,6 +128,37 @@ impl Reader {
         self.ended
     }
 
+    /// What it has cost so far.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("towpath-cost-{}", std::process::id()));
+    /// # let _ = std::fs::remove_dir_all(&dir);
+    /// use towpath::{NewEvent, Query, Store};
+    ///
+    /// let store = Store::open(&dir)?;
+    /// for n in 0..100 {
+    ///     let event = NewEvent::new("opened", "");
+    ///     store.append("cart-1", if n == 40 { event.tag("odd") } else { event })?;
+    /// }
+    /// let mut all = store.read(Query::new());
+    /// assert_eq!((all.by_ref().count(), all.cost().frames), (100, 100));
+    /// let mut odd = store.read(Query::new().tags(["odd"]));
+    /// assert_eq!((odd.by_ref().count(), odd.cost().frames), (1, 1), "the index knows where it is");
+    /// # drop((all, odd));
+    /// store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok::<(), towpath::Error>(())
+    /// ```
+    pub fn cost(&self) -> ReadCost {
+        let mut cost = self.cost;
+        match &self.course {
+            Course::Forward(walk) => cost += walk.cost(),
+            Course::Backward(walk) => cost += walk.cost(),
+            Course::NotStarted | Course::Over => {}
+        }
+        cost
+    }
+
     /// The next event, without the cost of keeping its segment alive by itself. For loops that look at each event once.
     ///
     /// # Errors
@@ -129,36 +167,49 @@ impl Reader {
     /// then it has ended.
     #[inline]
     pub fn next_borrowed(&mut self) -> Option<Result<Event<'_>>> {
-        let found = match &mut self.course {
+        let swift = match &mut self.course {
             Course::Forward(walk) if self.left > 0 => walk.next_frame(self.until),
             _ => None,
         };
-        let Some((offset, len)) = found else { return self.next_step() };
-        let Course::Forward(walk) = &self.course else { return None };
-        self.left -= 1;
-        Some(Ok(Event::borrowed(&walk.part().segment, offset, len)))
+        // Each answer fits into registers. An event that came back from a call in memory would cost a fifth of a replay.
+        let place = match swift {
+            Some(place) => {
+                self.left -= 1;
+                place
+            }
+            None => match self.next_step() {
+                Some(place) => place,
+                None => return self.failed.take().map(|error| Err(*error)),
+            },
+        };
+        Some(Ok(Event::borrowed(self.segment()?, place.offset, place.len())))
     }
 
-    /// The same, for whatever is not simply the next frame.
-    fn next_step(&mut self) -> Option<Result<Event<'_>>> {
-        let step = match self.step() {
-            Ok(step) => step?,
-            Err(error) => {
-                self.course = Course::Over;
-                return Some(Err(error));
+    /// The same, for whatever is not simply the next frame. `None`: an error, or the end.
+    #[inline(never)]
+    fn next_step(&mut self) -> Option<Place> {
+        let step = self.step().unwrap_or_else(|error| {
+            self.end();
+            self.failed = Some(Box::new(error));
+            None
+        });
+        match step? {
+            Step::Damaged(damage) => {
+                self.failed = Some(Box::new(Error::Damaged(*damage)));
+                None
             }
-        };
-        Some(match step {
-            Step::Damaged(damage) => Err(Error::Damaged(*damage)),
-            Step::Event { offset, len, .. } => {
-                let part: &Arc<Part> = match &self.course {
-                    Course::Forward(walk) => walk.part(),
-                    Course::Backward(walk) => walk.part()?,
-                    Course::NotStarted | Course::Over => return None,
-                };
-                Ok(Event::borrowed(&part.segment, offset, len))
-            }
-        })
+            Step::Event { offset, len, .. } => Place::new(offset, len),
+        }
+    }
+
+    /// Where the last event stands.
+    #[inline]
+    fn segment(&self) -> Option<&Arc<Segment>> {
+        match &self.course {
+            Course::Forward(walk) => Some(&walk.part().segment),
+            Course::Backward(walk) => Some(&walk.part()?.segment),
+            Course::NotStarted | Course::Over => None,
+        }
     }
 
     fn step(&mut self) -> Result<Option<Step>> {
@@ -178,11 +229,16 @@ impl Reader {
             Some(Step::Event { .. }) => self.left -= 1,
             Some(Step::Damaged(_)) => {}
             None => {
-                self.course = Course::Over;
+                self.end();
                 self.ended = Ended::AtHead;
             }
         }
         Ok(step)
+    }
+
+    fn end(&mut self) {
+        self.cost = self.cost();
+        self.course = Course::Over;
     }
 
     fn start(&mut self) -> Result<()> {
@@ -196,7 +252,11 @@ impl Reader {
             return Ok(());
         }
         if let Some(time) = self.since {
-            self.from = self.from.max(walk::at_time(&self.log, time)?);
+            let mut cost = ReadCost::default();
+            let first = counted(&mut cost, || walk::at_time(&self.log, time));
+            self.cost += cost;
+            self.log.costs.add(cost);
+            self.from = self.from.max(first?);
         }
         if self.from > self.until || self.until == Position::START {
             self.ended = Ended::AtHead;

@@ -516,6 +516,7 @@ fn assemble(
         state: Mutex::new(state),
         side,
         counts: Counts::default(),
+        costs: Arc::default(),
         closed: AtomicBool::new(false),
     }))
 }

@@ -28,6 +28,9 @@ pub(crate) fn of(frame: Frame<'_>, mut each: impl FnMut(Term)) {
     }
 }
 
+/// For each alternative of a filter, the ways to find its events: each a set of terms, one of which its events bear.
+pub(crate) type Ways = Vec<Vec<Vec<Term>>>;
+
 /// What a reader looks for.
 #[derive(Clone, Debug)]
 pub(crate) enum Filter {
@@ -55,9 +58,8 @@ impl Filter {
         }
     }
 
-    /// For each alternative, the ways to find its events: each a set of terms, one of which its events bear.
-    /// `None` when an alternative names nothing to find them by.
-    pub(crate) fn ways(&self) -> Option<Vec<Vec<Vec<Term>>>> {
+    /// How the index finds the events. `None` when an alternative names nothing to find them by.
+    pub(crate) fn ways(&self) -> Option<Ways> {
         match self {
             Filter::Exactly(kind, text) => Some(vec![vec![vec![Term::of(*kind, text)]]]),
             Filter::Everything => None,

@@ -1,5 +1,6 @@
 //! Walking the log: event by event, forward or backward, all of them or those that an index finds.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::error::{Damage, Result};
@@ -9,13 +10,18 @@ use crate::format::index::{SPARSE, Unit};
 use crate::format::term::{Kind, Term};
 use crate::id::{Position, Revision, Timestamp};
 use crate::log::Log;
+use crate::log::cost::{self, Account, ReadCost, counted};
 use crate::log::parts::Part;
-use crate::log::terms::{self, Filter};
+use crate::log::terms::{self, Filter, Ways};
 use crate::log::tiers::search::Search;
 use crate::segment::after;
 
 /// An index is used when it leaves out at least three quarters of a segment's events.
 const WORTH: u64 = 4;
+
+/// Where an alternative can be found by two things, the places of the more frequent one are fetched, too, when they are at
+/// most so many times as many: so much cheaper is a place than looking at a frame for nothing.
+const PLACES_A_FRAME: u64 = 16;
 
 /// Where an event stands in the walk's current part, or what stands in its place.
 #[derive(Debug)]
@@ -24,16 +30,37 @@ pub(crate) enum Step {
     Damaged(Box<Damage>),
 }
 
+/// Where an event stands in the walk's current part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) offset: u64,
+    len: NonZeroU32,
+}
+
+impl Place {
+    pub(crate) fn new(offset: u64, len: u32) -> Option<Self> {
+        NonZeroU32::new(len).map(|len| Self { offset, len })
+    }
+
+    #[inline]
+    pub(crate) fn len(self) -> u32 {
+        self.len.get()
+    }
+}
+
 /// A walk forward. Its end moves with the log for as long as somebody asks.
 #[derive(Debug)]
 pub(crate) struct Walk {
     filter: Filter,
+    /// How the indexes find what passes the filter, if they do.
     search: Search,
     /// Whether the filter lets every event of users pass.
     passes_all: bool,
     part: Arc<Part>,
     /// Where to look next in the part.
     offset: u64,
+    /// Up to here the very next frame is taken without further ado. 0: never.
+    swift: u64,
     /// The position that comes next there, at the least.
     next: Position,
     /// Events before this one are passed over.
@@ -41,6 +68,7 @@ pub(crate) struct Walk {
     plan: Plan,
     /// Whether damage was told of in this part, so that positions up to the next one may be missing.
     lost: bool,
+    account: Account,
 }
 
 /// How the events of a part are found.
@@ -59,16 +87,47 @@ impl Walk {
     /// A walk that begins at a position, inclusive.
     pub(crate) fn new(log: &Log, filter: Filter, from: Position) -> Result<Self> {
         let from = from.max(Position::new(1));
+        let mut account = Account::new(Some(log.costs.clone()));
         let mut search = Search::of(&filter);
-        let part = log.parts.search_forward(from, &mut search)?;
+        let part = counted(&mut account.cost, || log.parts.search_forward(from, &mut search))?;
+        account.cost.segments += 1;
         let from = from.max(part.segment.first());
-        Ok(Self { search, ..Self::in_part(part, filter, from) })
+        Ok(Self { search, ..Self::in_part(part, filter, from, account) })
     }
 
-    fn in_part(part: Arc<Part>, filter: Filter, from: Position) -> Self {
-        let (offset, next) = start_in(&part, from);
+    fn in_part(part: Arc<Part>, filter: Filter, from: Position, account: Account) -> Self {
         let (passes_all, search) = (filter.is_all(), Search::everywhere());
-        Self { filter, search, passes_all, part, offset, next, from, plan: Plan::Undecided, lost: false }
+        let (offset, next, plan) = (PAGE as u64, part.segment.first(), Plan::Undecided);
+        let mut walk =
+            Self { filter, search, passes_all, part, offset, swift: 0, next, from, plan, lost: false, account };
+        walk.go_to(from);
+        walk
+    }
+
+    /// A walk through one part that looks at every frame.
+    fn scanning(part: Arc<Part>, filter: Filter, from: Position, mut account: Account) -> Self {
+        account.cost.segments += 1;
+        Self { plan: Plan::Scan, ..Self::in_part(part, filter, from, account) }
+    }
+
+    /// Goes on at another position of the part.
+    fn go_to(&mut self, from: Position) {
+        (self.offset, self.next) = counted(&mut self.account.cost, || start_in(&self.part, from));
+        (self.from, self.lost, self.swift) = (from, false, 0);
+    }
+
+    /// Goes on at the beginning of another part.
+    fn enter(&mut self, part: Arc<Part>) {
+        self.account.cost.segments += 1;
+        self.account.tell();
+        (self.offset, self.next) = (PAGE as u64, part.segment.first());
+        (self.plan, self.lost, self.swift) = (Plan::Undecided, false, 0);
+        self.part = part;
+    }
+
+    /// What it has cost so far.
+    pub(crate) fn cost(&self) -> ReadCost {
+        self.account.cost
     }
 
     /// The part that the last step was in.
@@ -88,24 +147,22 @@ impl Walk {
 
     /// The next event when it is the very next frame, as it nearly always is: the inner loop of a replay. `None` says
     /// nothing; ask [`step`](Walk::step).
-    #[inline]
-    pub(crate) fn next_frame(&mut self, until: Position) -> Option<(u64, u32)> {
-        let Plan::Scan = self.plan else { return None };
+    ///
+    /// A function of its own that answers in two registers: written into the caller's loop, it made an event that is put
+    /// together in memory and taken apart again, which cost a fifth of a replay.
+    #[inline(never)]
+    pub(crate) fn next_frame(&mut self, until: Position) -> Option<Place> {
         let offset = self.offset;
-        let Found::Frame(frame) = self.part.segment.find(offset, self.part.segment.written()) else { return None };
+        let Found::Frame(frame) = self.part.segment.find(offset, self.swift) else { return None };
         let position = frame.position();
-        let wanted = self.passes_all
-            && !frame.is_control()
-            && position == self.next
-            && position <= until
-            && position >= self.from
-            && !terms::is_own(frame);
+        let wanted = position == self.next && position <= until && !frame.is_control() && !terms::is_own(frame);
         if !wanted {
             return None;
         }
+        self.account.cost.frame(frame.stride());
         self.offset += frame.stride() as u64;
         self.next = position.next();
-        Some((offset, frame.len() as u32))
+        Place::new(offset, frame.len() as u32)
     }
 
     /// The next event whose position is at most `until`; `None` when there is none yet.
@@ -129,11 +186,9 @@ impl Walk {
                 let what = "the events up to the next segment are missing";
                 Step::Damaged(Box::new(self.part.segment.damage(limit, limit, self.next, what)))
             });
-            self.part = log.parts.search_forward(following, &mut self.search)?;
-            self.offset = PAGE as u64;
-            self.next = self.part.segment.first();
-            self.plan = Plan::Undecided;
-            self.lost = false;
+            let search = &mut self.search;
+            let part = counted(&mut self.account.cost, || log.parts.search_forward(following, search))?;
+            self.enter(part);
             if gap.is_some() {
                 return Ok(gap);
             }
@@ -142,10 +197,10 @@ impl Walk {
 
     fn step_in_part(&mut self, limit: u64, until: Position) -> Option<Step> {
         if matches!(self.plan, Plan::Undecided) && self.offset < limit {
-            self.plan = if is_worth_an_index(&self.part, &self.filter, limit) {
-                Plan::Pick { latest_first: Vec::new(), known: self.offset }
-            } else {
-                Plan::Scan
+            let ask = || candidates(&self.part, self.search.ways()?, self.offset, limit);
+            self.plan = match counted(&mut self.account.cost, ask) {
+                Some(rising) => Plan::Pick { latest_first: reversed(rising), known: limit },
+                None => Plan::Scan,
             };
         }
         match self.plan {
@@ -160,6 +215,7 @@ impl Walk {
             let offset = self.offset;
             match self.part.segment.find(offset, limit) {
                 Found::Frame(frame) if frame.is_control() && frame.position() == self.next => {
+                    self.account.cost.frame(frame.stride());
                     self.offset += frame.stride() as u64;
                 }
                 Found::Frame(frame) if !frame.is_control() && frame.position() == self.next => {
@@ -167,11 +223,13 @@ impl Walk {
                     if position > until {
                         return None;
                     }
+                    self.account.cost.frame(frame.stride());
                     self.offset += frame.stride() as u64;
                     self.next = position.next();
                     let wanted = position >= self.from
                         && if self.passes_all { !terms::is_own(frame) } else { self.filter.matches(frame) };
                     if wanted {
+                        self.swift = if self.passes_all { limit } else { 0 };
                         return Some(Step::Event { offset, len: frame.len() as u32, position });
                     }
                 }
@@ -190,8 +248,9 @@ impl Walk {
                 if *known >= limit {
                     return None;
                 }
-                *latest_first = candidates(&self.part, &self.filter, *known, limit);
-                latest_first.reverse();
+                let (part, ways) = (&self.part, self.search.ways()?);
+                let ask = || places(part, &choices(part, ways, limit), *known, limit);
+                *latest_first = reversed(counted(&mut self.account.cost, ask));
                 *known = limit;
                 continue;
             };
@@ -199,7 +258,7 @@ impl Walk {
             if offset < self.offset {
                 continue;
             }
-            match look_at(&self.part, &self.filter, offset, limit) {
+            match look_at(&self.part, &self.filter, offset, limit, &mut self.account.cost) {
                 Some(Step::Event { position, .. }) if position > until => {
                     latest_first.push(unit);
                     return None;
@@ -236,8 +295,8 @@ impl Walk {
 /// A walk backward, from a position down.
 #[derive(Debug)]
 pub(crate) struct WalkBack {
-    filter: Filter,
-    search: Search,
+    /// Looks at the runs where the index does not find the events. It knows the filter and what is searched for, too.
+    run: Walk,
     /// `None` at the end.
     part: Option<Arc<Part>>,
     /// Events behind this one are passed over.
@@ -257,15 +316,23 @@ enum Left {
     Picked(Vec<Unit>),
 }
 
-/// How many picked frames are looked at in one go.
-const PICKED_RUN: usize = 64;
-
 impl WalkBack {
     /// A walk that begins at a position, inclusive.
     pub(crate) fn new(log: &Log, filter: Filter, until: Position) -> Result<Self> {
         let mut search = Search::of(&filter);
-        let part = log.parts.search_back(until, &mut search)?;
-        Ok(Self { filter, search, part, until, found: Vec::new(), left: Left::Undecided })
+        let account = Account::new(Some(log.costs.clone()));
+        let mut run = Walk::in_part(log.parts.newest(), filter, Position::START, account);
+        let part = counted(&mut run.account.cost, || log.parts.search_back(until, &mut search))?;
+        run.search = search;
+        if let Some(part) = &part {
+            run.enter(part.clone());
+        }
+        Ok(Self { run, part, until, found: Vec::new(), left: Left::Undecided })
+    }
+
+    /// What it has cost so far.
+    pub(crate) fn cost(&self) -> ReadCost {
+        self.run.cost()
     }
 
     /// The part that the last step was in.
@@ -284,9 +351,13 @@ impl WalkBack {
             let Some(part) = self.part.clone() else { return Ok(None) };
             if !self.find_run(&part)? {
                 let first = part.segment.first();
-                self.part =
-                    if first <= from { None } else { log.parts.search_back(first.previous(), &mut self.search)? };
+                let run = &mut self.run;
+                let ask = || log.parts.search_back(first.previous(), &mut run.search);
+                self.part = if first <= from { None } else { counted(&mut run.account.cost, ask)? };
                 self.left = Left::Undecided;
+                if let Some(part) = &self.part {
+                    run.enter(part.clone());
+                }
             }
         }
     }
@@ -296,8 +367,10 @@ impl WalkBack {
         let limit = part.segment.written();
         let first = part.segment.first();
         if matches!(self.left, Left::Undecided) {
-            self.left = if is_worth_an_index(part, &self.filter, limit) {
-                Left::Picked(candidates(part, &self.filter, PAGE as u64, limit))
+            let run = &mut self.run;
+            let ask = || candidates(part, run.search.ways()?, PAGE as u64, limit);
+            self.left = if let Some(rising) = counted(&mut run.account.cost, ask) {
+                Left::Picked(rising)
             } else {
                 // Runs of positions and not of the sparse table: behind the last sound frame it has none.
                 let last = part.segment.last().unwrap_or(self.until).min(self.until);
@@ -308,20 +381,25 @@ impl WalkBack {
         match &mut self.left {
             Left::Undecided => Ok(false),
             Left::Picked(units) => {
-                let run = units.split_off(units.len().saturating_sub(PICKED_RUN));
-                let (filter, until) = (&self.filter, self.until);
-                let steps = run.iter().filter_map(|unit| look_at(part, filter, unit.offset(), limit));
-                self.found
-                    .extend(steps.filter(|step| !matches!(step, Step::Event { position, .. } if *position > until)));
-                Ok(!run.is_empty())
+                while let Some(unit) = units.pop() {
+                    match look_at(part, &self.run.filter, unit.offset(), limit, &mut self.run.account.cost) {
+                        None => {}
+                        Some(Step::Event { position, .. }) if position > self.until => {}
+                        Some(step) => {
+                            self.found.push(step);
+                            return Ok(true);
+                        }
+                    }
+                }
+                Ok(false)
             }
             Left::Chunks(left) => {
                 let Some(chunk) = left.checked_sub(1) else { return Ok(false) };
                 *left = chunk;
                 let from = Position::new(first.get() + (chunk * SPARSE) as u64);
                 let until = Position::new(from.get() + SPARSE as u64 - 1).min(self.until);
-                let mut walk = Walk::in_part(part.clone(), self.filter.clone(), from);
-                walk.plan = Plan::Scan;
+                let walk = &mut self.run;
+                walk.go_to(from);
                 while let Some(step) = walk.scan(limit, until) {
                     // A stretch that covers several runs is told once, by the run that it begins in.
                     match &step {
@@ -345,8 +423,7 @@ impl WalkBack {
 /// The event at a position, or what stands in its place; `None` past the end.
 pub(crate) fn at(log: &Log, position: Position) -> Result<Option<(Arc<Part>, Step)>> {
     let part = log.parts.of(position)?;
-    let mut walk = Walk::in_part(part.clone(), Filter::Everything, position);
-    walk.plan = Plan::Scan;
+    let mut walk = Walk::scanning(part.clone(), Filter::Everything, position, Account::new(None));
     let limit = part.segment.written();
     loop {
         match walk.scan(limit, position) {
@@ -382,8 +459,7 @@ pub(crate) fn at_time(log: &Log, time: Timestamp) -> Result<Position> {
         matches!(part.segment.find(offset, limit), Found::Frame(frame) if frame.time() < time)
     };
     let chunk = chunks.partition_point(is_before).saturating_sub(1);
-    let mut walk = Walk::in_part(part.clone(), Filter::Everything, chunk_start(&part, chunk));
-    walk.plan = Plan::Scan;
+    let mut walk = Walk::scanning(part.clone(), Filter::Everything, chunk_start(&part, chunk), Account::new(None));
     while let Some(step) = walk.scan(limit, Position::new(u64::MAX)) {
         if let Step::Event { offset, len, position } = step
             && part.segment.frame(offset, len).time() >= time
@@ -431,7 +507,7 @@ pub(crate) fn by_revision(
     while let Some(here) = part {
         let limit = here.segment.written();
         let units = here.index.postings(term, PAGE as u64, limit);
-        let look = |unit: &Unit| look_at(&here, &filter, unit.offset(), limit);
+        let look = |unit: &Unit| look_up(&here, &filter, unit.offset(), limit);
         let revision_of = |step: &Step| match step {
             Step::Event { offset, len, position } if *position <= until => {
                 Some(here.segment.frame(*offset, *len).revision())
@@ -439,23 +515,39 @@ pub(crate) fn by_revision(
             Step::Event { .. } | Step::Damaged(_) => None,
         };
         let is_it = |step: &Step| revision_of(step) == Some(revision);
-        let damaged = || units.iter().filter_map(look).find(|step| matches!(step, Step::Damaged(_)));
-        match units.iter().filter_map(look).find_map(|step| revision_of(&step)) {
+        let is_damage = |step: &Step| matches!(step, Step::Damaged(_));
+        let damaged = || units.iter().filter_map(look).find(is_damage);
+        // Behind the first revision in the part none before it can stand, damaged or not.
+        let mut before = None;
+        let first = units.iter().filter_map(look).find_map(|step| {
+            let revision = revision_of(&step);
+            before = before.take().or(Some(step).filter(is_damage));
+            revision
+        });
+        match first {
             Some(begins) if begins <= revision => {
                 let nth = (revision.get() - begins.get()) as usize;
                 let direct = units.get(nth).and_then(look).filter(is_it);
                 let found = direct.or_else(|| units.iter().filter_map(look).find(is_it)).or_else(damaged);
                 return Ok(found.map(|step| (here.clone(), step)));
             }
-            _ => lost = lost.or_else(|| damaged().map(|step| (here.clone(), step))),
+            _ => lost = lost.or_else(|| before.map(|step| (here.clone(), step))),
         }
         part = log.parts.search_back(here.segment.first().previous(), &mut search)?;
     }
     Ok(lost)
 }
 
+/// What stands at a frame that an index named, counted for the thread that asks.
+fn look_up(part: &Part, filter: &Filter, offset: u64, limit: u64) -> Option<Step> {
+    let mut cost = ReadCost::default();
+    let step = look_at(part, filter, offset, limit, &mut cost);
+    cost::count(&cost);
+    step
+}
+
 /// What stands at a frame that an index named: an event that passes the filter, damage, or nothing of interest.
-fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64) -> Option<Step> {
+fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64, cost: &mut ReadCost) -> Option<Step> {
     let damaged = |what| {
         let (position, end) = part.index.damage(offset).unwrap_or_else(|| {
             let position = position_at(part, offset, limit);
@@ -463,7 +555,11 @@ fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64) -> Option<Step
         });
         Some(Step::Damaged(Box::new(part.segment.damage(offset, end, position, what))))
     };
-    match part.segment.find(offset, limit) {
+    let found = part.segment.find(offset, limit);
+    if let Found::Frame(frame) = found {
+        cost.frame(frame.stride());
+    }
+    match found {
         // A sound frame out of its place is part of a damaged stretch.
         Found::Frame(_) if part.index.damage(offset).is_some() => damaged("positions do not follow each other"),
         Found::Frame(frame) if !frame.is_control() && filter.matches(frame) => {
@@ -526,28 +622,53 @@ fn chunk_start(part: &Part, chunk: usize) -> Position {
     Position::new(part.segment.first().get() + (chunk * SPARSE) as u64)
 }
 
-/// Whether asking the index beats looking at every frame.
-fn is_worth_an_index(part: &Part, filter: &Filter, limit: u64) -> bool {
-    let Some(ways) = filter.ways() else { return false };
-    let found: u64 = ways.iter().map(|item| best_way(part, item, limit).1).sum();
-    found * WORTH <= part.index.summary(limit).events
+/// The ways of each alternative, the one with the fewest frames first.
+fn choices<'a>(part: &Part, ways: &'a Ways, limit: u64) -> Vec<Vec<(u64, &'a [Term])>> {
+    let count = |way: &[Term]| way.iter().map(|term| part.index.count(*term, limit)).sum::<u64>();
+    let sorted = |item: &'a Vec<Vec<Term>>| {
+        let mut counted: Vec<_> = item.iter().map(|way| (count(way), &way[..])).collect();
+        counted.sort_unstable_by_key(|(count, _)| *count);
+        counted
+    };
+    ways.iter().map(sorted).collect()
 }
 
-/// The way with the fewest frames, and how many.
-fn best_way<'a>(part: &Part, item: &'a [Vec<Term>], limit: u64) -> (&'a [Term], u64) {
-    let counted = item.iter().map(|way| (&way[..], way.iter().map(|term| part.index.count(*term, limit)).sum()));
-    counted.min_by_key(|(_, count)| *count).unwrap_or((&[], u64::MAX / WORTH))
+/// The frames from `from` on that may pass, rising, if asking the index beats looking at every frame.
+fn candidates(part: &Part, ways: &Ways, from: u64, limit: u64) -> Option<Vec<Unit>> {
+    let choices = choices(part, ways, limit);
+    let found: u64 = choices.iter().filter_map(|item| item.first()).map(|(count, _)| count).sum();
+    (found * WORTH <= part.index.summary(limit).events).then(|| places(part, &choices, from, limit))
 }
 
 /// The frames from `from` on that may pass, rising.
-fn candidates(part: &Part, filter: &Filter, from: u64, limit: u64) -> Vec<Unit> {
-    let ways = filter.ways().unwrap_or_default();
-    let mut units: Vec<Unit> = ways
-        .iter()
-        .flat_map(|item| best_way(part, item, limit).0)
-        .flat_map(|term| part.index.postings(*term, from, limit))
-        .collect();
+fn places(part: &Part, choices: &[Vec<(u64, &[Term])>], from: u64, limit: u64) -> Vec<Unit> {
+    let of = |way: &[Term]| rising(way.iter().flat_map(|term| part.index.postings(*term, from, limit)).collect());
+    rising(
+        choices
+            .iter()
+            .flat_map(|item| {
+                let mut ways = item.iter();
+                let mut units = ways.next().map_or_else(Vec::new, |(_, way)| of(way));
+                for (count, way) in ways {
+                    if *count > units.len() as u64 * PLACES_A_FRAME {
+                        break;
+                    }
+                    let others = of(way);
+                    units.retain(|unit| others.binary_search(unit).is_ok());
+                }
+                units
+            })
+            .collect(),
+    )
+}
+
+fn rising(mut units: Vec<Unit>) -> Vec<Unit> {
     units.sort_unstable();
     units.dedup();
+    units
+}
+
+fn reversed(mut units: Vec<Unit>) -> Vec<Unit> {
+    units.reverse();
     units
 }

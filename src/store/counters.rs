@@ -1,5 +1,6 @@
 //! What an open store has done so far, in numbers.
 
+use crate::log::cost::ReadCost;
 use crate::store::Store;
 
 /// What a store has done since it was opened, by this handle and its clones. They only grow; each is read by itself, so two
@@ -11,12 +12,17 @@ pub struct Counters {
     pub segments_begun: u64,
     /// Segments behind them that were finished: cut to their length, synced and, where that worked, indexed.
     pub segments_sealed: u64,
+    /// What reading has cost: readers, consumers, single look-ups, and what the writer looks up for conditions, expected
+    /// revisions and idempotency keys. A reader or consumer adds what it has cost when it goes on to the next segment and
+    /// when it is dropped.
+    pub read: ReadCost,
 }
 
 impl Store {
     /// What this store has done since it was opened. Costs a few loads.
     pub fn counters(&self) -> Counters {
-        let counts = &self.inner.log.counts;
-        Counters { segments_begun: counts.begun.get(), segments_sealed: counts.sealed.get() }
+        let log = &self.inner.log;
+        let (begun, sealed) = (log.counts.begun.get(), log.counts.sealed.get());
+        Counters { segments_begun: begun, segments_sealed: sealed, read: log.costs.sum() }
     }
 }

@@ -220,7 +220,7 @@ impl Store {
         if position < log.oldest() {
             return Err(Error::Expired { asked: position, oldest: log.oldest() });
         }
-        match walk::at(log, position)? {
+        match log.costs.of(|| walk::at(log, position))? {
             Some((part, Step::Event { offset, len, .. })) => Ok(Some(owned(&part, offset, len))),
             Some((_, Step::Damaged(damage))) => Err(Error::Damaged(*damage)),
             None => Ok(None),
@@ -235,7 +235,8 @@ impl Store {
         if revision == Revision::ABSENT {
             return Ok(None);
         }
-        match walk::by_revision(&self.inner.log, stream, revision, self.head())? {
+        let (log, head) = (&self.inner.log, self.head());
+        match log.costs.of(|| walk::by_revision(log, stream, revision, head))? {
             Some((part, Step::Event { offset, len, .. })) => Ok(Some(owned(&part, offset, len))),
             Some((_, Step::Damaged(damage))) => Err(Error::Damaged(*damage)),
             None => Ok(None),
@@ -252,7 +253,8 @@ impl Store {
             EventId::Place { store, position } if *store == self.id() => self.event(*position),
             EventId::Place { .. } => Ok(None),
             EventId::Own(id) => {
-                let found = walk::latest(&self.inner.log, Kind::Id, &id.to_be_bytes(), self.head())?;
+                let (log, head) = (&self.inner.log, self.head());
+                let found = log.costs.of(|| walk::latest(log, Kind::Id, &id.to_be_bytes(), head))?;
                 Ok(found.map(|(part, offset, len)| owned(&part, offset, len)))
             }
         }

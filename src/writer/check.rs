@@ -91,7 +91,8 @@ impl Turn {
 
 /// The receipt of the commit that bears this key, if there is one and its content is what is proposed.
 fn written_before(log: &Log, key: &str, proposed: &[u8], head: Position) -> Result<Option<Receipt>> {
-    let Some((part, mut offset, _)) = walk::latest(log, Kind::Key, key.as_bytes(), head)? else { return Ok(None) };
+    let latest = log.costs.of(|| walk::latest(log, Kind::Key, key.as_bytes(), head))?;
+    let Some((part, mut offset, _)) = latest else { return Ok(None) };
     let segment = &part.segment;
     let mut receipt: Option<Receipt> = None;
     let mut proposed = frames(proposed).peekable();

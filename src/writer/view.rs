@@ -102,7 +102,8 @@ impl<'a> View<'a> {
     /// # Errors
     /// When a segment cannot be opened.
     pub fn has_key(&self, key: &str) -> Result<bool> {
-        Ok(walk::latest(self.log, Kind::Key, key.as_bytes(), self.head)?.is_some())
+        let found = self.log.costs.of(|| walk::latest(self.log, Kind::Key, key.as_bytes(), self.head))?;
+        Ok(found.is_some())
     }
 
     /// Reads events.
@@ -113,7 +114,7 @@ impl<'a> View<'a> {
 
 /// Where a stream stands at `until`, by asking the indexes.
 pub(crate) fn revision(log: &Log, stream: &str, until: Position) -> Result<Revision> {
-    let latest = walk::latest(log, Kind::Stream, stream.as_bytes(), until)?;
+    let latest = log.costs.of(|| walk::latest(log, Kind::Stream, stream.as_bytes(), until))?;
     Ok(latest.map_or(Revision::ABSENT, |(part, offset, len)| part.segment.frame(offset, len).revision()))
 }
 

@@ -27,6 +27,7 @@ mod hostile;
 mod layering;
 mod model;
 mod reactor;
+mod read_cost;
 mod reading;
 mod recovery;
 mod replaced;

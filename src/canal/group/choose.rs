@@ -53,7 +53,10 @@ impl Core {
         let until = store.inner.log.head();
         while chosen.len() < max && !run.unwritten.is_full() && run.passed < LOOKAHEAD {
             let step = match run.walk.next_frame(until) {
-                Some((offset, len)) => Step::Event { offset, len, position: run.walk.next().previous() },
+                Some(place) => {
+                    let position = run.walk.next().previous();
+                    Step::Event { offset: place.offset, len: place.len(), position }
+                }
                 None => match run.walk.step(&store.inner.log, until)? {
                     Some(step) => step,
                     None => {

@@ -317,7 +317,8 @@ pub(super) type Found = std::result::Result<(Arc<Part>, u64, u32), Damage>;
 
 /// Where an event stands, or the damage in its place.
 pub(super) fn fetch(store: &Store, position: u64) -> Result<Found> {
-    match walk::at(&store.inner.log, Position::new(position))? {
+    let log = &store.inner.log;
+    match log.costs.of(|| walk::at(log, Position::new(position)))? {
         Some((part, Step::Event { offset, len, .. })) => Ok(Ok((part, offset, len))),
         Some((_, Step::Damaged(damage))) => Ok(Err(*damage)),
         // What a group waits for stands in the log; opening makes sure of that.

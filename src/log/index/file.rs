@@ -7,6 +7,7 @@ use crate::format::index::{self, Layout, Posting, Postings, Unit};
 use crate::format::term::Term;
 use crate::format::{PAGE, header, u32_at};
 use crate::log::checked::{Checked, Unsound};
+use crate::log::cost;
 use crate::log::index::survey::Survey;
 use crate::segment::Segment;
 use crate::segment::disk::Directory;
@@ -107,6 +108,7 @@ impl IndexFile {
     }
 
     fn bytes(&self, range: Range<usize>) -> Result<&[u8], Unsound> {
+        cost::index_bytes(range.len());
         let file = self.map.bytes(0..self.map.len());
         for page in self.layout.pages_of(&range) {
             self.checked.check(page, || self.layout.page_is_sound(file, page))?;

@@ -5,6 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::format::index::Unit;
 use crate::format::term::Term;
+use crate::log::cost::{self, ReadCost};
 use crate::log::index::survey::Survey;
 use crate::segment::Segment;
 
@@ -34,12 +35,14 @@ impl Memory {
     /// Takes in the frames that have come since.
     pub(super) fn catch_up(&mut self, segment: &Segment, limit: u64) {
         let Self { survey, terms, postings } = self;
+        let begun = survey.summary.end;
         survey.catch_up(segment, limit, |term, unit| {
             let at = postings.len() as u32;
             let chain = terms.entry(term).or_insert(Chain { last: NONE, count: 0 });
             postings.push((unit, chain.last));
             *chain = Chain { last: at, count: chain.count + 1 };
         });
+        cost::count(&ReadCost { indexed_bytes: survey.summary.end - begun, ..ReadCost::default() });
     }
 
     /// How many frames bear a term.
@@ -53,6 +56,7 @@ impl Memory {
         std::iter::from_fn(move || {
             let (unit, before) = *self.postings.get(at as usize)?;
             at = before;
+            cost::index_bytes(size_of::<(Unit, u32)>());
             Some(unit)
         })
     }

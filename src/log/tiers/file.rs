@@ -6,6 +6,7 @@ use crate::format::tier::{Entries, Head};
 use crate::format::{PAGE, header};
 use crate::id::{Position, StoreId};
 use crate::log::checked::{Checked, Unsound};
+use crate::log::cost;
 use crate::log::index::file::IndexFile;
 use crate::segment::disk::Directory;
 use crate::segment::map::{Access, Map};
@@ -94,6 +95,7 @@ impl Tier {
     pub(super) fn entries(&self, number: u32) -> Result<Entries<'_>, Unsound> {
         let start = u64::from(number) * PAGE as u64;
         let page = self.map.bytes(start..start + PAGE as u64);
+        cost::index_bytes(page.len());
         if page.len() < PAGE {
             return Err(Unsound);
         }

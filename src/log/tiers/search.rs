@@ -5,15 +5,15 @@ use std::ops::Range;
 use crate::format::term::Term;
 use crate::id::Position;
 use crate::log::checked::Unsound;
-use crate::log::terms::Filter;
+use crate::log::terms::{Filter, Ways};
 use crate::log::tiers::Covering;
 use crate::log::tiers::file::Tier;
 
 /// A look for terms, segment after segment. It remembers what the tier that it asked last has said.
 #[derive(Debug)]
 pub(crate) struct Search {
-    /// For each alternative, the ways to find it: each a set of terms, one of which its events bear. `None`: everything.
-    wanted: Option<Vec<Vec<Vec<Term>>>>,
+    /// `None`: everything.
+    wanted: Option<Ways>,
     known: Option<Known>,
 }
 
@@ -36,6 +36,11 @@ impl Search {
 
     pub(crate) fn term(term: Term) -> Self {
         Self { wanted: Some(vec![vec![vec![term]]]), known: None }
+    }
+
+    /// How an index finds what is searched for. `None`: it cannot.
+    pub(crate) fn ways(&self) -> Option<&Ways> {
+        self.wanted.as_ref()
     }
 
     /// The first positions of the segments of a tier that may bear it. `None`: any of them may.
