@@ -1,7 +1,7 @@
 //! The events that every store is given: made as they are appended, and told apart by the number in their payload.
 
 /// The type of every event.
-pub const TYPE: &str = "bench.event";
+pub const TYPE: &str = "Placed";
 /// Where the number of an event stands in its payload.
 const NUMBER: usize = 8;
 
@@ -15,7 +15,7 @@ impl Names {
     pub fn new(count: usize) -> Self {
         let mut names = Self { text: String::new(), ends: Vec::with_capacity(count) };
         for number in 0..count {
-            names.text.push_str(&format!("stream-{number}"));
+            names.text.push_str(&format!("order-{number}"));
             names.ends.push(names.text.len() as u32);
         }
         names
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn names_lie_side_by_side() {
         let names = Names::new(11);
-        assert_eq!((names.len(), names.get(0), names.get(10)), (11, "stream-0", "stream-10"));
+        assert_eq!((names.len(), names.get(0), names.get(10)), (11, "order-0", "order-10"));
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
         for _ in 0..2 {
             seen.extend(commits.next().events().map(|event| (event.stream.to_owned(), number(event.payload))));
         }
-        let expected = [("stream-0", 0), ("stream-1", 1), ("stream-2", 2), ("stream-0", 3)];
+        let expected = [("order-0", 0), ("order-1", 1), ("order-2", 2), ("order-0", 3)];
         assert_eq!(seen, expected.map(|(stream, number)| (stream.to_owned(), number)));
     }
 }

@@ -1,13 +1,12 @@
 //! The next revision of each stream, for the key-value stores: as somebody who has the store to himself would do it.
 
-use std::collections::HashMap;
-
 use anyhow::Result;
+use rustc_hash::FxHashMap;
 
 /// What was read or written once is remembered, under the lock of the writer, so that an append need not read.
 #[derive(Default)]
 pub struct Heads {
-    next: HashMap<Box<str>, u64>,
+    next: FxHashMap<Box<str>, u64>,
 }
 
 impl Heads {

@@ -57,7 +57,7 @@ impl Store for Lmdb {
         replays_again: true,
         waits: Waits::Polls,
         settings: &[
-            "`MDB_NOSYNC` for unsynced, no flag for synced; without `MDB_WRITEMAP`, which trades the safety of the file for speed.",
+            "`MDB_NOSYNC` and `MDB_WRITEMAP` for unsynced: writes go straight into the map; neither for synced, where the map wins nothing.",
             "`MDB_NOTLS` and `MDB_NOMEMINIT`: readers not bound to threads, pages not zeroed first.",
             "`MDB_INTEGERKEY` and `MDB_APPEND` for the log: keys compared as numbers, leaf pages filled whole.",
         ],
@@ -67,13 +67,13 @@ impl Store for Lmdb {
         let durability = purpose.durability;
         std::fs::create_dir_all(dir)?;
         let flags = match durability {
-            Durability::Os => EnvFlags::NO_SYNC | EnvFlags::NO_MEM_INIT,
+            Durability::Os => EnvFlags::NO_SYNC | EnvFlags::WRITE_MAP | EnvFlags::NO_MEM_INIT,
             Durability::Sync => EnvFlags::NO_MEM_INIT,
         };
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP).max_dbs(2);
         // SAFETY: the directory is this process's own, so nobody else changes the file under the map; NO_SYNC gives up
-        // what survives a power cut and nothing of memory safety.
+        // what survives a power cut, and no code here writes through stray pointers into a writable map.
         let env = unsafe { options.flags(flags).open(dir) }?;
         let (log, index) = env
             .create_databases_and_commit(env.write_txn()?, |opener, transaction| {

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, anyhow};
 use tokio::sync::{mpsc, oneshot, watch};
 use umadb_core::db::UmaDb;
 use umadb_core::mvcc::{Mvcc, StorageOptions};
-use umadb_core::pager::ReadMethod;
 use umadb_core::writer_thread_blocking::writer_thread_blocking;
 use umadb_core::writer_thread_request::WriterThreadRequest;
 use umadb_dcb::{DcbEvent, DcbEventStoreSync, DcbQuery, DcbQueryItem, DcbResult, DcbSequencedEvent};
@@ -62,14 +61,14 @@ impl Store for Umadb {
         settings: &[
             "It syncs every commit, and cannot do otherwise.",
             "`UmaDb::append` where one thread waits; its writer's thread, which commits in groups, for pipelining and several threads.",
-            "`ReadMethod::Mmap`; pages of 1,000 events.",
+            "Defaults: `ReadMethod::FileIo`, no cache of pages, one writer without a pipeline. Read 1,000 events at a time.",
             "The stream is the event's one tag; there are no revisions.",
         ],
     };
 
     fn open(dir: &Path, _purpose: Purpose) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let options = StorageOptions::default().db_path(dir).read_method(ReadMethod::Mmap);
+        let options = StorageOptions::default().db_path(dir);
         let database = UmaDb::from_arc(Arc::new(Mvcc::new(false, options)?));
         Ok(Self { database, writer: None, waiting: VecDeque::new() })
     }
