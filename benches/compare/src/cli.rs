@@ -43,7 +43,8 @@ struct Options {
     #[arg(long, value_delimiter = ',', value_parser = workload)]
     workload: Vec<Workload>,
 
-    /// Where the stores are made: a new directory on the disk that is to be measured
+    /// Where the stores are made, about 3 GB of them: a directory on the disk that is to be measured [default: beside the
+    /// program]
     #[arg(long)]
     dir: Option<PathBuf>,
 
@@ -99,7 +100,8 @@ impl Options {
     fn run(self) -> Result<()> {
         let whole = !self.quick && self.only.is_empty() && self.workload.is_empty();
         let scratch = match self.dir {
-            Some(dir) => dir,
+            // Under a name of its own: what is in the way there is removed.
+            Some(dir) => dir.join("towpath-compare"),
             None => run::scratch()?,
         };
         let out = if whole { run::package() } else { scratch.join("report") };

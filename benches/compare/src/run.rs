@@ -150,7 +150,11 @@ impl Run {
         }
         bar.set_message(format!("round {round}, {}, {}", workload.key(), store.key()));
         settle(&self.scratch)?;
-        let outcome = child::measure(store, workload, dir, self.quick, stored);
+        let outcome = if workload.reads().is_some() && stored == 0 {
+            Outcome::Failed("there is nothing to read, because filling the store failed".into())
+        } else {
+            child::measure(store, workload, dir, self.quick, stored)
+        };
         if let Outcome::Failed(why) = &outcome {
             bar.suspend(|| eprintln!("{}, {}: {why}", store.key(), workload.key()));
         }

@@ -15,7 +15,7 @@ use crate::stores::Name;
 const WIDTH: u32 = 470;
 const LINE: u32 = 26;
 const HEAD: i32 = 46;
-const FOOT: i32 = 14;
+const FOOT: i32 = 30;
 /// Where bars begin, and what is left for the figure behind the longest.
 const BARS: i32 = 118;
 const BEHIND: i32 = 82;
@@ -82,8 +82,8 @@ fn bars(results: &Results, metric: &Metric) -> Vec<Bar> {
 
 fn panel(area: &Area<'_>, metric: &Metric, bars: &[Bar]) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
     let figures = || bars.iter().map(|bar| bar.figure.max(1e-3));
-    // From the power of ten below the smallest, so that every bar has a length, to the largest.
-    let first = figures().fold(f64::INFINITY, f64::min).log10().next_down().floor();
+    // From a power of ten well below the smallest, so that every bar has a length, to the largest.
+    let first = (figures().fold(f64::INFINITY, f64::min).log10() - 0.3).floor();
     let last = figures().fold(0.0, f64::max).log10().max(first + 1.0);
     let width = f64::from(WIDTH as i32 - BARS - BEHIND);
     let place = |figure: f64| BARS + ((figure.max(1e-3).log10() - first) / (last - first) * width).round() as i32;
@@ -95,6 +95,7 @@ fn panel(area: &Area<'_>, metric: &Metric, bars: &[Bar]) -> Result<(), DrawingAr
     for power in first as i32..=last.floor() as i32 {
         let x = place(10_f64.powi(power));
         area.draw(&PathElement::new(vec![(x, HEAD - 4), (x, foot)], GRID))?;
+        text(area, &tick(power), (x, foot + 8), 11.0, FAINT, HPos::Center)?;
     }
     for (number, bar) in bars.iter().enumerate() {
         let top = HEAD + number as i32 * LINE as i32;
@@ -105,6 +106,16 @@ fn panel(area: &Area<'_>, metric: &Metric, bars: &[Bar]) -> Result<(), DrawingAr
         text(area, &bar.label, (x.max(BARS + 1) + 6, middle), 12.0, INK, HPos::Left)?;
     }
     Ok(())
+}
+
+/// A power of ten, in short.
+fn tick(power: i32) -> String {
+    let (unit, rest) = match power {
+        6.. => (" M", power - 6),
+        3..=5 => (" k", power - 3),
+        _ => ("", power),
+    };
+    format!("{}{unit}", 10_f64.powi(rest))
 }
 
 fn text(
@@ -124,6 +135,11 @@ mod tests {
     use super::*;
     use crate::report::fixture::results;
     use crate::report::metrics::groups;
+
+    #[test]
+    fn ticks_are_short() {
+        assert_eq!([7, 3, 2, 0, -2].map(tick), ["10 M", "1 k", "100", "1", "0.01"]);
+    }
 
     #[test]
     fn a_chart_has_the_figures_of_all_stores_the_best_first() {

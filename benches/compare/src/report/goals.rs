@@ -1,6 +1,6 @@
 //! The goals of the project, as ratios within one run.
 
-use crate::measure::{MEMORY, OPEN, P50, RATE};
+use crate::measure::{MEMORY, OPEN, P50, RATE, RATE_AGAIN};
 use crate::raw::Results;
 use crate::report::metrics::Unit;
 use crate::stores::Name;
@@ -125,9 +125,25 @@ const GOALS: &[Goal] = &[
         wanted: Wanted::AtLeast(1.5),
     },
     Goal {
+        text: "… later passes",
+        workload: "replay",
+        value: RATE_AGAIN,
+        unit: Unit::EventsPerSecond,
+        against: Against::BestOf(&[Name::Commitlog]),
+        wanted: Wanted::AtLeast(1.5),
+    },
+    Goal {
         text: "single-stream reads, first pass: against LMDB",
         workload: "streams",
         value: RATE,
+        unit: Unit::EventsPerSecond,
+        against: Against::BestOf(&[Name::Lmdb]),
+        wanted: Wanted::AtLeast(3.0),
+    },
+    Goal {
+        text: "… later passes",
+        workload: "streams",
+        value: RATE_AGAIN,
         unit: Unit::EventsPerSecond,
         against: Against::BestOf(&[Name::Lmdb]),
         wanted: Wanted::AtLeast(3.0),
@@ -247,7 +263,7 @@ mod tests {
         };
         assert_eq!(p50(1.0, 2.0), (Some(0.5), true));
         assert_eq!(p50(3.0, 2.0), (Some(1.5), false));
-        let memory = |mib| reached(&values(&[(Name::Towpath, "fill-large", MEMORY, mib)]))[12].met;
+        let memory = |mib| reached(&values(&[(Name::Towpath, "fill-large", MEMORY, mib)])).last().unwrap().met;
         assert!(memory(96.0) && !memory(96.5));
     }
 }

@@ -72,12 +72,8 @@ const WORK: &str = "
 fn introduction(results: &Results) -> String {
     let rounds = results.rounds();
     let machine = results.machine.as_ref().map_or_else(String::new, described);
-    let versions: Vec<String> = results
-        .stores()
-        .iter()
-        .filter(|store| **store != Name::Towpath)
-        .map(|store| format!("{} {}", store.profile().name, version(store.profile().package)))
-        .collect();
+    let versions: Vec<String> =
+        results.stores().iter().filter(|store| **store != Name::Towpath).map(|store| named(*store)).collect();
     let rounds = if rounds == 1 { "One round".into() } else { format!("Medians of {rounds} rounds") };
     format!(
         "{machine}{rounds} of `{COMMAND}`, the same work for all: {}. {}Bold is the best of a column.\n",
@@ -121,8 +117,8 @@ fn settings(store: Name) -> String {
         Waits::No => "none",
     };
     let lines: String = profile.settings.iter().map(|setting| format!("- {setting}\n")).collect();
-    let version = if store == Name::Towpath { String::new() } else { format!(" {}", version(profile.package)) };
-    format!("\n### {}{version}\n\nA {}. Checksums: {checks}. Consumer: {waits}.\n\n{lines}", profile.name, profile.kind)
+    let name = if store == Name::Towpath { profile.name.into() } else { named(store) };
+    format!("\n### {name}\n\nA {}. Checksums: {checks}. Consumer: {waits}.\n\n{lines}", profile.kind)
 }
 
 /// Which figures are of fewer events than the column says.
@@ -155,6 +151,17 @@ fn is_there(results: &Results, group: &Group) -> bool {
         let figure = |store: &Name| results.figure(*store, metric.workload, metric.value);
         results.stores().iter().any(|store| matches!(figure(store), Figure::Measured { .. }))
     })
+}
+
+/// With its version, and with the package when that has another name.
+fn named(store: Name) -> String {
+    let profile = store.profile();
+    let version = version(profile.package);
+    if profile.package == profile.key {
+        format!("{} {version}", profile.name)
+    } else {
+        format!("{} ({} {version})", profile.name, profile.package)
+    }
 }
 
 /// Of a package, from this package's lock file.
