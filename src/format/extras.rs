@@ -17,43 +17,47 @@ pub(crate) const KEY: u16 = 1 << 15;
 const CAUSE_OWN: u8 = 1; // 16 bytes follow
 const CAUSE_PLACE: u8 = 2; // store id and position, 24 bytes follow
 
-/// Appends the extras of an event and returns the flags that tell which.
-pub(crate) fn put(out: &mut Vec<u8>, event: &NewEvent<'_>) -> u16 {
-    let mut flags = 0;
+/// Which extras an event has.
+#[inline]
+pub(crate) fn flags(event: &NewEvent<'_>) -> u16 {
+    let is = |there: bool, flag: u16| if there { flag } else { 0 };
+    is(event.id.is_some(), ID)
+        | is(event.occurred.is_some(), OCCURRED)
+        | is(event.schema_version.is_some(), SCHEMA_VERSION)
+        | is(event.correlation.is_some(), CORRELATION)
+        | is(event.causation.is_some(), CAUSATION)
+        | is(!event.tags.is_empty(), TAGS)
+        | is(!event.headers.is_empty(), HEADERS)
+}
+
+/// Appends the extras of an event.
+pub(crate) fn put(out: &mut Vec<u8>, event: &NewEvent<'_>) {
     if let Some(id) = event.id {
-        flags |= ID;
         out.extend_from_slice(&id.to_be_bytes());
     }
     if let Some(time) = event.occurred {
-        flags |= OCCURRED;
         out.extend_from_slice(&time.as_nanos().to_le_bytes());
     }
     if let Some(version) = event.schema_version {
-        flags |= SCHEMA_VERSION;
         out.extend_from_slice(&version.to_le_bytes());
     }
     if let Some(correlation) = &event.correlation {
-        flags |= CORRELATION;
         put_text(out, correlation);
     }
     if let Some(cause) = &event.causation {
-        flags |= CAUSATION;
         put_cause(out, cause);
     }
     if !event.tags.is_empty() {
-        flags |= TAGS;
         out.extend_from_slice(&(event.tags.len() as u16).to_le_bytes());
         event.tags.iter().for_each(|tag| put_text(out, tag));
     }
     if !event.headers.is_empty() {
-        flags |= HEADERS;
         out.extend_from_slice(&(event.headers.len() as u16).to_le_bytes());
         for (name, value) in &event.headers {
             put_text(out, name);
             put_text(out, value);
         }
     }
-    flags
 }
 
 /// The bytes that [`put`] would append, and [`put_text`] for a key.

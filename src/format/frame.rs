@@ -272,25 +272,30 @@ impl<'a> Frame<'a> {
 /// Appends the frame of an event, all but what the writer's turn gives it. Sizes were checked by the caller.
 /// The place of the revision holds the hash of the stream's name until then.
 pub(crate) fn stage_event(out: &mut Vec<u8>, stream: &str, event: &NewEvent<'_>) {
-    let start = out.len();
-    out.extend_from_slice(&[0; HEADER]);
+    let (start, names) = (out.len(), stream.len() + event.type_name.len());
+    let extras_flags = extras::flags(event);
+    let extras_len = if extras_flags == 0 { 0 } else { extras::size(event) };
+    let len = HEADER + names + extras_len + event.payload.len();
+    let flags = u16::from(event.codec.id()) << flag::CODEC_SHIFT | extras_flags;
+    let mut header = [0; HEADER];
+    header[LEN].copy_from_slice(&(len as u32).to_le_bytes());
+    header[REVISION].copy_from_slice(&Term::of(Kind::Stream, stream.as_bytes()).0.to_le_bytes());
+    header[FLAGS].copy_from_slice(&flags.to_le_bytes());
+    header[STREAM_LEN].copy_from_slice(&(stream.len() as u16).to_le_bytes());
+    header[TYPE_LEN].copy_from_slice(&(event.type_name.len() as u16).to_le_bytes());
+    header[EXTRAS_LEN].copy_from_slice(&(extras_len as u16).to_le_bytes());
+    out.reserve(len + ALIGN);
+    out.extend_from_slice(&header);
     out.extend_from_slice(stream.as_bytes());
     out.extend_from_slice(event.type_name.as_bytes());
-    let extras_start = out.len();
-    let extras_flags = extras::put(out, event);
-    let extras_len = out.len() - extras_start;
+    if extras_flags != 0 {
+        extras::put(out, event);
+    }
     out.extend_from_slice(&event.payload);
-
-    let len = out.len() - start;
-    let flags = u16::from(event.codec.id()) << flag::CODEC_SHIFT | extras_flags;
-    let frame = &mut out[start..];
-    frame[LEN].copy_from_slice(&(len as u32).to_le_bytes());
-    frame[REVISION].copy_from_slice(&Term::of(Kind::Stream, stream.as_bytes()).0.to_le_bytes());
-    frame[FLAGS].copy_from_slice(&flags.to_le_bytes());
-    frame[STREAM_LEN].copy_from_slice(&(stream.len() as u16).to_le_bytes());
-    frame[TYPE_LEN].copy_from_slice(&(event.type_name.len() as u16).to_le_bytes());
-    frame[EXTRAS_LEN].copy_from_slice(&(extras_len as u16).to_le_bytes());
-    out.resize(start + padded(len), 0);
+    debug_assert_eq!(out.len(), start + len, "the extras are as long as they were measured");
+    // A fixed number of zeroes, cut afterwards, is cheaper than a few.
+    out.extend_from_slice(&[0; ALIGN]);
+    out.truncate(start + padded(len));
 }
 
 /// Appends the frame of a control record.

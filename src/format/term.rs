@@ -30,11 +30,18 @@ impl Term {
         for chunk in &mut chunks {
             hash = fold(hash ^ u64::from_le_bytes(chunk.try_into().expect("eight bytes")), K1);
         }
-        let rest = chunks.remainder();
-        let mut last = [0u8; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        hash = fold(hash ^ u64::from_le_bytes(last), K1);
+        hash = fold(hash ^ rest(text, chunks.remainder()), K1);
         Term(fold(hash ^ K1, K0))
+    }
+}
+
+/// The last bytes of a text, those behind its last whole eight, as a number; 0 if there are none.
+fn rest(text: &[u8], rest: &[u8]) -> u64 {
+    match text.last_chunk::<8>() {
+        // The bytes in front of them were taken already. Shifting them out is cheaper than a copy of varying length.
+        Some(_) if rest.is_empty() => 0,
+        Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
+        None => rest.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)),
     }
 }
 
@@ -53,6 +60,17 @@ mod tests {
         let hashes: HashSet<u64> =
             (0..1_000_000).map(|i| Term::of(Kind::Stream, format!("stream-{i}").as_bytes()).0).collect();
         assert_eq!(hashes.len(), 1_000_000);
+    }
+
+    #[test]
+    fn the_last_bytes_count_as_if_zeroes_followed() {
+        let text: Vec<u8> = (1..=24).collect();
+        for len in 0..=text.len() {
+            let (text, behind) = (&text[..len], &text[len / 8 * 8..len]);
+            let mut padded = [0; 8];
+            padded[..behind.len()].copy_from_slice(behind);
+            assert_eq!(rest(text, behind), u64::from_le_bytes(padded), "{len}");
+        }
     }
 
     #[test]

@@ -212,6 +212,9 @@ fn check_event(stream: &str, event: &NewEvent<'_>) -> Result<()> {
     names::check_users("stream name", stream)?;
     names::check_users("event type", &event.type_name)?;
     too_large("payload", event.payload.len(), limits::PAYLOAD)?;
+    if extras::flags(event) == 0 {
+        return Ok(());
+    }
     too_large("event's tags", event.tags.len(), limits::TAGS)?;
     if let Some(correlation) = &event.correlation {
         names::check("correlation id", correlation)?;
