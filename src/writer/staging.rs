@@ -11,7 +11,7 @@ use crate::format::{frame, limits};
 use crate::sync::guard;
 use crate::writer::Shared;
 use crate::writer::commit::{Commit, Conditions};
-use crate::writer::ticket::Group;
+use crate::writer::ticket::{Group, Outcome};
 
 /// How often the writer's thread looks for work before it parks.
 const SPINS: u32 = 1_000;
@@ -35,6 +35,8 @@ pub(crate) struct Staged {
     pub(crate) bytes: Vec<u8>,
     pub(crate) commits: Vec<Pending>,
     pub(crate) group: Arc<Group>,
+    /// Room for the group's answers.
+    pub(crate) answers: Vec<Outcome>,
 }
 
 /// One commit in a group.
@@ -131,9 +133,14 @@ impl Staging {
         taken.bytes.clear();
         taken.bytes.shrink_to(self.limit.max(limits::STAGING));
         taken.commits.clear();
-        taken.group = Arc::new(Group::new(self.shared.clone()));
+        // Nobody holds a ticket of it any more, as a rule: then it is used again.
+        let answers = Arc::get_mut(&mut taken.group).and_then(Group::reuse).unwrap_or_else(|| {
+            taken.group = Arc::new(Group::new(self.shared.clone()));
+            Vec::new()
+        });
         let mut inner = guard(&self.inner);
         std::mem::swap(taken, &mut inner.staged);
+        taken.answers = answers;
         self.staged.store(0, Ordering::Release);
         if inner.callers_wait > 0 {
             self.room.notify_all();

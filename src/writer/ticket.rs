@@ -62,6 +62,14 @@ impl Group {
         Self { shared, ..Self::default() }
     }
 
+    /// Makes it a group that was not answered, and gives back the room for its answers. `None`: it was never answered.
+    pub(crate) fn reuse(&mut self) -> Option<Vec<Outcome>> {
+        let mut answers = self.answers.take()?;
+        self.answered = Gate::new(0);
+        answers.clear();
+        Some(answers)
+    }
+
     /// Gives the answers, in the order of the commits.
     pub(crate) fn answer(&self, answers: Vec<Outcome>) {
         let _only_once = self.answers.set(answers);
