@@ -62,6 +62,10 @@ impl Spare {
         }
     }
 
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.map.len()
     }

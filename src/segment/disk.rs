@@ -70,6 +70,8 @@ pub(crate) trait File: Send + Sync + Debug {
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
     /// Makes a new, empty file this long, with room on the disk for all of it.
     fn allocate(&self, len: u64, prepared: Prepared) -> Result<()>;
+    /// Has the file's pages in the cache soon, clean, so that whoever writes them need not make them. A hint.
+    fn warm(&self, _from: u64, _len: u64) {}
     fn truncate(&self, len: u64) -> Result<()>;
     /// Makes the contents last. An error is final: what was not written yet may be lost.
     fn sync(&self) -> Result<()>;
@@ -334,6 +336,12 @@ impl File for RealFile {
             Err(error) if is_full(&error) => Err(disk_full(&self.path, len)),
             result => self.io("allocate", result),
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn warm(&self, from: u64, len: u64) {
+        let _only_a_hint =
+            rustix::fs::fadvise(&self.handle, from, std::num::NonZeroU64::new(len), rustix::fs::Advice::WillNeed);
     }
 
     fn truncate(&self, len: u64) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::log::parts::Part;
 use crate::log::tiers::FAN_IN;
 use crate::log::tiers::merge::{Merge, Merged};
 use crate::segment::Segment;
+use crate::segment::disk::File;
 use crate::sync::guard;
 
 /// So many sealed segments may wait for their index file; then the writer waits. Each keeps a file open.
@@ -25,6 +26,9 @@ const FINISHED_AT_CLOSE: usize = FAN_IN;
 
 /// How much the sealing thread stands back (a nice value): an index file can wait, an append should not.
 const STAND_BACK: i32 = 10;
+
+/// Bytes of a spare whose pages are made in one go: some 50 µs.
+const WARMED: u64 = 128 << 10;
 
 /// The two threads.
 #[derive(Debug)]
@@ -45,9 +49,17 @@ struct Desk {
     changed: Condvar,
 }
 
+/// A spare to be made ready.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ordered {
+    pub(crate) size: u64,
+    /// Whether its pages are to be made, too.
+    pub(crate) warm: bool,
+}
+
 #[derive(Debug, Default)]
 struct Jobs {
-    prepare: Option<u64>,
+    prepare: Option<Ordered>,
     preparing: bool,
     spare: Option<Spare>,
     /// Segments that the writer is done with.
@@ -104,9 +116,9 @@ impl Drop for Housekeeping {
 }
 
 impl Orders {
-    /// Orders a spare of this size.
-    pub(crate) fn prepare(&self, size: u64) {
-        guard(&self.0.jobs).prepare = Some(size);
+    /// Orders a spare.
+    pub(crate) fn prepare(&self, ordered: Ordered) {
+        guard(&self.0.jobs).prepare = Some(ordered);
         self.0.changed.notify_all();
     }
 
@@ -156,17 +168,35 @@ impl Desk {
     fn prepare_spares(&self) {
         let take = |jobs: &mut Jobs| {
             let left = std::mem::take(&mut jobs.left);
-            let size = jobs.prepare.take();
-            jobs.preparing = size.is_some();
-            (size.is_some() || !left.is_empty()).then_some((size, left))
+            let ordered = jobs.prepare.take();
+            jobs.preparing = ordered.is_some();
+            (ordered.is_some() || !left.is_empty()).then_some((ordered, left))
         };
-        while let Some((size, _left)) = self.next(take, true) {
-            let Some(size) = size else { continue };
+        while let Some((ordered, _left)) = self.next(take, true) {
+            let Some(Ordered { size, warm }) = ordered else { continue };
             let spare = Spare::prepare(&*self.log.directory, size, self.manner).ok();
-            let mut jobs = guard(&self.jobs);
-            jobs.preparing = false;
-            jobs.spare = spare;
-            self.changed.notify_all();
+            let file = spare.as_ref().filter(|_| warm).map(|spare| spare.file().clone());
+            {
+                let mut jobs = guard(&self.jobs);
+                jobs.preparing = false;
+                jobs.spare = spare;
+                self.changed.notify_all();
+            }
+            if let Some(file) = file {
+                self.warm(&*file, size);
+            }
+        }
+    }
+
+    /// Has the kernel make the pages of a spare, which are zeroes, while the segment before is still being filled.
+    fn warm(&self, file: &dyn File, size: u64) {
+        for at in (0..size).step_by(WARMED as usize) {
+            if guard(&self.jobs).ending {
+                return;
+            }
+            file.warm(at, WARMED.min(size - at));
+            // Whoever appends or reads on this core goes first.
+            std::thread::yield_now();
         }
     }
 

@@ -1,12 +1,19 @@
 //! Going on in a new segment.
 
+use std::time::Instant;
+
 use crate::error::Result;
 use crate::format::header::Previous;
 use crate::log::Log;
 use crate::log::grow::{self, Beginning, Manner, Spare};
 use crate::log::parts::Part;
+use crate::segment::disk::Prepared;
 use crate::sync::guard;
+use crate::writer::housekeeping::Ordered;
 use crate::writer::turn::Turn;
+
+/// Bytes a second, written into the newest segment so far.
+const WARM_BELOW: u128 = 1 << 30;
 
 impl Turn {
     /// Goes on in a new segment with room for `needed` bytes. On error nothing has changed.
@@ -28,8 +35,17 @@ impl Turn {
         let capacity = self.pen.segment().capacity();
         if !self.spare_is_ordered && self.pen.end() > capacity / 2 {
             self.spare_is_ordered = true;
-            self.orders.prepare(grow::next_size(self.log_bytes + capacity, 0, self.manner.largest));
+            let size = grow::next_size(self.log_bytes + capacity, 0, self.manner.largest);
+            self.orders.prepare(Ordered { size, warm: self.is_slow() });
         }
+    }
+
+    /// Whether events come slowly enough for the next segment's pages to be made ahead, so that no append waits for that.
+    /// Where they come in large groups as fast as can be, the writer makes them faster itself, several at a time, and
+    /// there is no core to spare. Zeroed segments have their pages.
+    fn is_slow(&self) -> bool {
+        let bytes = self.pen.end() as u128 * 1_000_000_000;
+        self.manner.prepared == Prepared::Allocated && bytes / self.begun.elapsed().as_nanos().max(1) < WARM_BELOW
     }
 
     /// Goes on in a new segment that is as small as can be: the store is about to be closed.
@@ -71,6 +87,7 @@ impl Turn {
         let part = Part::new(segment);
         self.log_bytes += self.pen.end();
         self.pen = pen;
+        self.begun = Instant::now();
         self.last_crc = 0;
         self.spare_is_ordered = false;
         self.names_unsynced |= !self.manner.synced;

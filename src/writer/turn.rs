@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result, panic_text};
@@ -30,6 +31,8 @@ const CLOSE_ROLLS_ABOVE: u64 = 4 << 20;
 /// The state of the writer.
 pub(crate) struct Turn {
     pub(super) pen: Pen,
+    /// When the newest segment was begun, or opened.
+    pub(super) begun: Instant,
     pub(super) next: Position,
     pub(super) last_crc: u32,
     pub(super) last_time: Timestamp,
@@ -52,7 +55,8 @@ pub(crate) struct Turn {
     pub(super) untouched: bool,
     /// Why nothing is written any more.
     pub(super) stopped: Option<String>,
-    pub(super) staged: Staged,
+    /// The buffers of the last turn. `None` during a turn.
+    pub(super) staged: Option<Staged>,
     pub(super) spent: Vec<Conditions>,
 }
 
@@ -98,6 +102,7 @@ impl Turn {
         let log_bytes = opened.pen.segment().header.previous.map_or(0, |previous| previous.end);
         Self {
             pen: opened.pen,
+            begun: Instant::now(),
             next: opened.next,
             last_crc: opened.last_crc,
             last_time: opened.last_time,
@@ -113,14 +118,14 @@ impl Turn {
             spare_is_ordered: false,
             untouched: opened.recovery.clean && !opened.recovery.created,
             stopped: None,
-            staged: Staged::default(),
+            staged: None,
             spent: Vec::new(),
         }
     }
 
     /// Takes what is staged and does one turn. `false`: nothing was staged.
     pub(crate) fn take(&mut self, staging: &Staging, log: &Arc<Log>) -> bool {
-        let mut staged = std::mem::take(&mut self.staged);
+        let mut staged = self.staged.take().unwrap_or_default();
         let some = staging.take(&mut staged);
         if some {
             // A panic here is a bug, or the caller's clock. Nobody may wait for an answer that never comes.
@@ -133,7 +138,7 @@ impl Turn {
                 .extend(staged.commits.drain(..).filter_map(|commit| commit.conditions.map(|conditions| *conditions)));
             staged.group.answer(answers);
         }
-        self.staged = staged;
+        self.staged = Some(staged);
         some
     }
 
@@ -147,8 +152,9 @@ impl Turn {
     fn turn(&mut self, staged: &mut Staged, log: &Arc<Log>) -> Vec<Outcome> {
         self.take_in_failures();
         self.last_time = self.last_time.max(self.clock.now());
-        let mut group =
-            Group { bytes: &mut staged.bytes, answers: Vec::with_capacity(staged.commits.len()), run: Run::default() };
+        let answers = std::mem::take(&mut staged.answers);
+        let mut group = Group { bytes: &mut staged.bytes, answers, run: Run::default() };
+        group.answers.reserve(staged.commits.len());
         let mut has_events = false;
         for commit in &staged.commits {
             let answer = self.admit(commit, &mut group, log).and_then(|verdict| match verdict {
