@@ -3,10 +3,12 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::measure::Values;
 use crate::raw::Outcome;
@@ -15,8 +17,6 @@ use crate::workload::Workload;
 
 /// A measurement that takes longer is ended.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// How often it is asked whether it is over.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// Measures in the directory; what goes wrong is an outcome, too.
 pub fn measure(store: Name, workload: Workload, dir: &Path, quick: bool, stored: u64) -> Outcome {
@@ -54,7 +54,7 @@ fn output(command: &mut Command) -> Result<String> {
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let reading = thread::spawn(move || text(&mut stdout));
     let complaining = thread::spawn(move || text(&mut stderr));
-    let status = wait(&mut child);
+    let status = wait(&mut child, PATIENCE);
     let (said, complaint) = (reading.join(), complaining.join());
     let said = said.map_err(|_| anyhow!("could not read what the measurement said"))?;
     let status = status?;
@@ -66,19 +66,25 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(said)
 }
 
-fn wait(child: &mut Child) -> Result<std::process::ExitStatus> {
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if started.elapsed() > PATIENCE {
-            child.kill()?;
-            child.wait()?;
-            bail!("took longer than {} s", PATIENCE.as_secs());
-        }
-        thread::sleep(LOOK);
+/// Waits without looking again and again, which would take time from what is measured.
+fn wait(child: &mut Child, patience: Duration) -> Result<std::process::ExitStatus> {
+    let process = Pid::from_child(child);
+    let (tell, over) = mpsc::channel::<()>();
+    let watch = thread::spawn(move || {
+        let late = over.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout);
+        // It has not been waited for yet, so the number is still its own.
+        late && kill_process(process, Signal::KILL).is_ok()
+    });
+    // Does not reap it, so that the watch cannot hit another process.
+    let ended = waitid(WaitId::Pid(process), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    drop(tell);
+    let killed = watch.join().map_err(|_| anyhow!("could not watch the measurement"))?;
+    let status = child.wait()?;
+    ended?;
+    if killed {
+        bail!("took longer than {} s", patience.as_secs());
     }
+    Ok(status)
 }
 
 fn text(from: &mut Option<impl Read>) -> String {
@@ -94,4 +100,20 @@ fn text(from: &mut Option<impl Read>) -> String {
 fn values(said: &str) -> Result<Values> {
     let last = said.lines().last().context("the measurement said nothing")?;
     serde_json::from_str(last).with_context(|| format!("the measurement said {last}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(seconds: &str, patience: Duration) -> Result<()> {
+        wait(&mut Command::new("sleep").arg(seconds).spawn()?, patience).map(drop)
+    }
+
+    #[test]
+    fn a_measurement_that_never_ends_is_ended_and_another_is_left_alone() {
+        let error = run("infinity", Duration::ZERO).unwrap_err();
+        assert_eq!(error.to_string(), "took longer than 0 s");
+        run("0", Duration::from_secs(60)).unwrap();
+    }
 }
