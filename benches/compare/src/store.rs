@@ -108,7 +108,7 @@ pub struct Profile {
     pub package: &'static str,
     /// In a few words.
     pub kind: &'static str,
-    /// What checks that bytes read are the bytes written; none when nothing does.
+    /// What checks, while reading, that bytes are those written; none when nothing does.
     pub checks: Option<&'static str>,
     /// Commits of several events without a sync.
     pub unsynced_batches: bool,

@@ -121,8 +121,14 @@ fn settings(store: Name) -> String {
     format!("\n### {name}\n\nA {}. Checksums: {checks}. Consumer: {waits}.\n\n{lines}", profile.kind)
 }
 
-/// Which figures are of fewer events than the column says.
+/// Who reads without checking, and which figures are of fewer events than the column says.
 fn notes(results: &Results) -> String {
+    let unchecked = results.stores().into_iter().filter(|store| store.profile().checks.is_none());
+    let unchecked: Vec<&str> = unchecked.map(|store| store.profile().name).collect();
+    let unchecked = match unchecked.as_slice() {
+        [] => String::new(),
+        names => format!("\nNothing checks what these read, the others verify checksums: {}.\n", names.join(", ")),
+    };
     let mut notes = Vec::new();
     for store in results.stores() {
         if let Some(events) = results.median(store, Workload::FillLarge, EVENTS)
@@ -132,9 +138,9 @@ fn notes(results: &Results) -> String {
         }
     }
     if notes.is_empty() {
-        return String::new();
+        return unchecked;
     }
-    format!("\nFewer than 10 M events were appended in the time given: {}.\n", notes.join(", "))
+    format!("{unchecked}\nFewer than 10 M events were appended in the time given: {}.\n", notes.join(", "))
 }
 
 fn failures(results: &Results) -> String {
@@ -194,5 +200,6 @@ mod tests {
         );
         assert!(page.contains("![Reading 1,000,000 events](charts/reading.svg)"), "{page}");
         assert!(!page.contains("opening.svg"), "{page}");
+        assert!(page.contains("the others verify checksums: LMDB."), "{page}");
     }
 }

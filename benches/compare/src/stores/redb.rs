@@ -39,7 +39,7 @@ impl Store for Redb {
         name: "redb",
         package: "redb",
         kind: "key-value store",
-        checks: Some("hashes of pages, at recovery and not when reading"),
+        checks: None,
         unsynced_batches: true,
         unsynced_singles: true,
         synced: true,
@@ -52,6 +52,7 @@ impl Store for Redb {
         settings: &[
             "`Durability::None` for unsynced (it stays in the process's memory: a killed process loses it), `Immediate` for synced.",
             "Defaults otherwise: a cache of 1 GiB, commits in one phase.",
+            "Its hashes of pages are checked by recovery and not by reading.",
         ],
     };
 
