@@ -388,3 +388,14 @@ fn codec_id(flags: u16) -> u8 {
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
+
+/// Finished frames, one after the other.
+pub(crate) fn finished(frames: &[u8]) -> impl Iterator<Item = Frame<'_>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = frames.get(at..).filter(|rest| !rest.is_empty())?;
+        let frame = Frame::trusted(&rest[..peek_len(rest) as usize]);
+        at += frame.stride();
+        Some(frame)
+    })
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result, panic_text};
 use crate::event::draft::Expected;
-use crate::format::frame::Found;
+use crate::format::frame::{Found, finished};
 use crate::format::term::{Kind, Term};
 use crate::id::{Position, Revision};
 use crate::log::Log;
@@ -33,6 +33,7 @@ impl Turn {
         &mut self,
         conditions: &Conditions,
         proposed: &[u8],
+        unwritten: Unwritten<'_>,
         log: &Arc<Log>,
     ) -> Result<Option<Receipt>> {
         let head = self.next.previous();
@@ -42,7 +43,7 @@ impl Turn {
             return Ok(Some(receipt));
         }
         for (stream, expected) in &conditions.expected {
-            self.check_revision(stream, *expected, log)?;
+            self.check_revision(stream, *expected, unwritten, log)?;
         }
         if let Some(condition) = &conditions.condition
             && condition.after < head
@@ -66,26 +67,55 @@ impl Turn {
         Ok(None)
     }
 
-    fn check_revision(&mut self, stream: &str, expected: Expected, log: &Log) -> Result<()> {
+    fn check_revision(&mut self, stream: &str, expected: Expected, unwritten: Unwritten<'_>, log: &Log) -> Result<()> {
         let term = Term::of(Kind::Stream, stream.as_bytes());
-        let actual = self.revision(term, stream, log)?;
+        let actual = match self.streams.get(term, stream.as_bytes()) {
+            Some(revision) => revision,
+            None => self.look_up(term, stream, unwritten, log)?,
+        };
         if expected.allows(actual) {
             return Ok(());
         }
         Err(Error::Conflict { stream: stream.to_owned(), expected, actual })
     }
 
-    /// Where a stream stands, what was finished and not written yet included.
-    pub(super) fn revision(&mut self, term: Term, stream: &str, log: &Log) -> Result<Revision> {
-        if let Some(revision) = self.streams.get(term, stream.as_bytes()) {
-            return Ok(revision);
-        }
-        if self.streams.is_complete {
-            return Ok(Revision::ABSENT);
-        }
-        let revision = revision(log, stream, self.next.previous())?;
-        self.streams.set(term, stream.as_bytes(), revision);
+    /// Where a stream stands that is not remembered, what was finished and not written yet included. Now it is remembered.
+    pub(super) fn look_up(
+        &mut self,
+        term: Term,
+        stream: &str,
+        unwritten: Unwritten<'_>,
+        log: &Log,
+    ) -> Result<Revision> {
+        let since = self.streams.since();
+        // Nearly always what is not written yet is remembered.
+        let found = if since > unwritten.from { unwritten.revision(stream) } else { None };
+        let revision = match (found, since.min(unwritten.from).previous()) {
+            (Some(revision), _) => revision,
+            (None, Position::START) => Revision::ABSENT,
+            (None, until) => revision(log, stream, until)?,
+        };
+        self.streams.set(term, stream.as_bytes(), revision, self.next);
         Ok(revision)
+    }
+}
+
+/// Finished frames that are not in the log yet.
+#[derive(Clone, Copy)]
+pub(super) struct Unwritten<'a> {
+    /// The position of the first of them.
+    pub(super) from: Position,
+    /// Those of earlier commits, and those of this one.
+    pub(super) frames: [&'a [u8]; 2],
+}
+
+impl Unwritten<'_> {
+    /// Where a stream stands with them, if one is of it.
+    fn revision(self, stream: &str) -> Option<Revision> {
+        let all = self.frames.into_iter().flat_map(finished);
+        all.filter(|frame| !frame.is_control() && frame.stream_bytes() == stream.as_bytes())
+            .last()
+            .map(|frame| frame.revision())
     }
 }
 
@@ -115,4 +145,58 @@ fn written_before(log: &Log, key: &str, proposed: &[u8], head: Position) -> Resu
         offset += stored.stride() as u64;
     }
     Ok(receipt)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Commit, Durability, Error, Expected, NewEvent, Options, Revision};
+
+    /// The memory of streams has a megabyte in unit tests; this commit names two megabytes of them.
+    #[test]
+    fn a_commit_of_more_streams_than_are_remembered_gives_each_its_revision() {
+        let directory = std::env::temp_dir().join(format!("towpath-check-{}", std::process::id()));
+        let _none_yet = std::fs::remove_dir_all(&directory);
+        let store = Options::new().durability(Durability::Os).open(&directory).unwrap();
+        let names: Vec<String> = (0..2_000).map(|number| format!("{number:01000}")).collect();
+        for round in 0..2 {
+            let mut commit = Commit::new();
+            for name in names.iter().chain(&names[..10]) {
+                commit.event(name, NewEvent::new("added", ""));
+            }
+            store.commit(&commit).unwrap();
+            let stands = |name: usize| store.revision(&names[name]).unwrap().get();
+            assert_eq!(
+                (stands(0), stands(9), stands(10), stands(1_999)),
+                (2 * round + 2, 2 * round + 2, round + 1, round + 1)
+            );
+        }
+        // The same for what a commit expects, in one group with others: nobody waits for a ticket before the last.
+        let tickets: Vec<_> = names
+            .iter()
+            .chain(&names[..1])
+            .map(|name| {
+                let mut commit = Commit::new();
+                commit.event(name, NewEvent::new("added", "")).expect(name, Expected::Exact(Revision::new(2)));
+                store.submit(&commit).unwrap()
+            })
+            .collect();
+        let refused = |result| match result {
+            Err(Error::Conflict { actual, .. }) => Some(actual.get()),
+            Ok(_) => None,
+            Err(error) => panic!("{error}"),
+        };
+        let refused: Vec<_> = tickets.into_iter().map(|ticket| refused(ticket.wait())).collect();
+        let stood = |at: usize| {
+            if at < 10 {
+                Some(4)
+            } else if at == names.len() {
+                Some(4)
+            } else {
+                None
+            }
+        };
+        assert!(refused.iter().enumerate().all(|(at, refused)| *refused == stood(at)), "{refused:?}");
+        store.close().unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }

@@ -1,181 +1,320 @@
-//! Where the streams stand that were written to lately: one hash table of names, bounded, forgetting the oldest half.
+//! Where the streams stand that were written to lately: bounded, and forgetting what was not used for longest.
+
+use std::collections::VecDeque;
 
 use crate::format::term::Term;
-use crate::format::u64_at;
-use crate::id::Revision;
+use crate::format::{u16_at, u64_at};
+use crate::id::{Position, Revision};
 
-/// Bytes of names and revisions that one half may take, about a million streams.
-const HALF: usize = 40 << 20;
+/// Bytes of names and revisions: about 1.4 million streams with names of 14 letters.
+const RING: usize = if cfg!(test) { 1 << 20 } else { 32 << 20 };
+/// The table grows up to so many buckets, 16 MiB.
+const BUCKETS_MAX: usize = RING / 128;
+const BUCKETS_MIN: usize = 64;
+/// Slots of a bucket: one cache line.
+const SLOTS: usize = 8;
 
-/// Bytes of an entry before its name: hash, revision, length of the name.
-const FIXED: usize = 8 + 8 + 2;
+/// Entries begin at multiples of this.
+const UNIT: usize = 8;
+const RING_UNITS: u64 = (RING / UNIT) as u64;
+/// What was used within half of the ring, less some names, is surely remembered.
+const SURE_UNITS: u64 = RING_UNITS / 2 - 1024;
+/// How often it is noted which position the ring had come to.
+const MARK_UNITS: u64 = SURE_UNITS / 64;
+
+/// Bytes of an entry before its name: revision, length of the name.
+const FIXED: usize = 8 + 2;
 
 /// A bounded memory of streams and their revisions.
 ///
-/// When the newer half is full it becomes the older one, and what was not used since then is forgotten. Nothing is lost:
-/// a stream that is not remembered is looked up in the indexes. `is_complete` says that nothing was ever forgotten or
-/// left out, so that a stream which is not here does not exist.
+/// Names lie in a ring, in the order in which they came or came again: who is used while in the older half of the ring
+/// moves to its front. So a stream that is not remembered has no event within the last half ring, and only the log
+/// before that has to be asked for it: see [`since`](Streams::since).
 #[derive(Debug)]
 pub(crate) struct Streams {
-    newer: Half,
-    older: Half,
-    pub(crate) is_complete: bool,
-}
-
-#[derive(Debug, Default)]
-struct Half {
-    /// High half: the high half of the hash. Low half: where the entry is, in units of eight bytes, plus one. 0: empty.
-    slots: Vec<u64>,
-    entries: Vec<u8>,
-    count: usize,
+    ring: Vec<u8>,
+    /// Units ever put into the ring. The next entry goes there, modulo the ring.
+    front: u64,
+    /// Each slot: 32 bits of the hash, and where the entry is, in units, of which the lowest 32 bits are kept. 0: empty.
+    table: Vec<[u64; SLOTS]>,
+    /// Slots that are not empty.
+    used: usize,
+    /// The bucket that is cleared of old slots next.
+    sweep: usize,
+    /// Where the front was when a position came, rising.
+    marks: VecDeque<(u64, Position)>,
+    since: Position,
 }
 
 impl Streams {
-    /// Empty. `is_complete`: because there are no streams.
-    pub(crate) fn new(is_complete: bool) -> Self {
-        Self { newer: Half::default(), older: Half::default(), is_complete }
+    /// Empty. Streams have no events from `since` on.
+    pub(crate) fn new(since: Position) -> Self {
+        Self {
+            ring: Vec::new(),
+            front: 0,
+            table: vec![[0; SLOTS]; BUCKETS_MIN],
+            used: 0,
+            sweep: 0,
+            marks: VecDeque::new(),
+            since,
+        }
+    }
+
+    /// A stream that is not remembered has no event at this position or behind it.
+    pub(crate) fn since(&self) -> Position {
+        self.since
     }
 
     /// Where a stream stands, if it is remembered.
-    pub(crate) fn get(&mut self, term: Term, name: &[u8]) -> Option<Revision> {
-        if let Some(at) = self.newer.find(term, name) {
-            return Some(self.newer.revision(at));
+    pub(crate) fn get(&self, term: Term, name: &[u8]) -> Option<Revision> {
+        let (bucket, slot) = self.find(term, name)?;
+        Some(self.revision(self.place(self.table[bucket][slot])))
+    }
+
+    /// Moves a stream that is remembered one on, with an event at position `at`, and tells where it stands then.
+    pub(crate) fn advance(&mut self, term: Term, name: &[u8], at: Position) -> Option<Revision> {
+        let (bucket, slot) = self.find(term, name)?;
+        let entry = self.table[bucket][slot];
+        let place = self.place(entry);
+        let revision = self.revision(place).next();
+        if self.age(entry) <= SURE_UNITS {
+            self.ring[place..place + 8].copy_from_slice(&revision.get().to_le_bytes());
+        } else {
+            self.table[bucket][slot] = self.put(term, name, revision, at);
         }
-        let revision = self.older.find(term, name).map(|at| self.older.revision(at))?;
-        self.set(term, name, revision);
         Some(revision)
     }
 
-    /// Moves a stream that is remembered one on, and tells where it stands then. The one look-up of a plain append.
-    pub(crate) fn advance(&mut self, term: Term, name: &[u8]) -> Option<Revision> {
-        if let Some(at) = self.newer.find(term, name) {
-            let revision = self.newer.revision(at).next();
-            self.newer.set_revision(at, revision);
-            return Some(revision);
-        }
-        let revision = self.get(term, name)?.next();
-        self.set(term, name, revision);
-        Some(revision)
-    }
-
-    /// Remembers where a stream stands.
-    pub(crate) fn set(&mut self, term: Term, name: &[u8], revision: Revision) {
-        if let Some(at) = self.newer.find(term, name) {
-            self.newer.set_revision(at, revision);
-            return;
-        }
-        if self.newer.entries.len() > HALF {
-            self.is_complete &= self.older.count == 0;
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert(term, name, revision);
-    }
-
-    /// Forgets everything: a write failed, and what was remembered may be ahead of the log.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::new(false);
-    }
-}
-
-impl Half {
-    fn find(&self, term: Term, name: &[u8]) -> Option<usize> {
-        if self.slots.is_empty() {
-            return None;
-        }
-        let mask = self.slots.len() - 1;
-        let mut slot = term.0 as usize & mask;
-        loop {
-            let entry = self.slots[slot];
-            if entry == 0 {
-                return None;
-            }
-            if entry >> 32 == term.0 >> 32 {
-                let at = ((entry as u32 - 1) as usize) * 8;
-                if self.name(at) == name {
-                    return Some(at);
-                }
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    fn insert(&mut self, term: Term, name: &[u8], revision: Revision) {
-        if (self.count + 1) * 4 > self.slots.len() * 3 {
+    /// Remembers where a stream stands that is not remembered, as of position `at`, the next that is written.
+    pub(crate) fn set(&mut self, term: Term, name: &[u8], revision: Revision, at: Position) {
+        if self.used * 4 > self.table.len() * SLOTS * 3 && self.table.len() < BUCKETS_MAX {
             self.grow();
         }
-        let at = self.entries.len();
-        self.entries.extend_from_slice(&term.0.to_le_bytes());
-        self.entries.extend_from_slice(&revision.get().to_le_bytes());
-        self.entries.extend_from_slice(&(name.len() as u16).to_le_bytes());
-        self.entries.extend_from_slice(name);
-        self.entries.resize(self.entries.len().next_multiple_of(8), 0);
-        self.place(term, at);
-        self.count += 1;
+        self.clear_old_slots();
+        let entry = self.put(term, name, revision, at);
+        self.insert(entry, at);
     }
 
-    fn place(&mut self, term: Term, at: usize) {
-        let mask = self.slots.len() - 1;
-        let mut slot = term.0 as usize & mask;
-        while self.slots[slot] != 0 {
-            slot = (slot + 1) & mask;
+    /// Forgets everything: a write failed, and what was remembered may be ahead of the log, which goes on at `next`.
+    pub(crate) fn clear(&mut self, next: Position) {
+        *self = Self::new(next);
+    }
+
+    fn find(&self, term: Term, name: &[u8]) -> Option<(usize, usize)> {
+        let tag = term.0 >> 32;
+        for bucket in self.buckets(tag) {
+            for (slot, entry) in self.table[bucket].iter().enumerate() {
+                if entry >> 32 == tag && self.is_live(*entry) && self.name(self.place(*entry)) == name {
+                    return Some((bucket, slot));
+                }
+            }
         }
-        self.slots[slot] = (term.0 >> 32) << 32 | (at as u64 / 8 + 1);
+        None
+    }
+
+    /// The two buckets that a slot may be in.
+    fn buckets(&self, tag: u64) -> [usize; 2] {
+        let bits = self.table.len().trailing_zeros();
+        // Fibonacci hashing of the same 32 bits for the second one.
+        let second = (tag as u32).wrapping_mul(0x9e37_79b1);
+        [(tag >> (32 - bits)) as usize, (second >> (32 - bits)) as usize]
+    }
+
+    /// Puts a slot into the emptier one of its buckets, or in the place of the oldest there.
+    fn insert(&mut self, entry: u64, at: Position) {
+        let buckets = self.buckets(entry >> 32);
+        let free = |bucket: usize| self.table[bucket].iter().filter(|old| !self.is_live(**old)).count();
+        let bucket = if free(buckets[0]) >= free(buckets[1]) { buckets[0] } else { buckets[1] };
+        if let Some(slot) = self.table[bucket].iter().position(|old| !self.is_live(*old)) {
+            self.used += usize::from(self.table[bucket][slot] == 0);
+            self.table[bucket][slot] = entry;
+            return;
+        }
+        let slots = buckets.into_iter().flat_map(|bucket| (0..SLOTS).map(move |slot| (bucket, slot)));
+        let oldest = slots.max_by_key(|(bucket, slot)| self.age(self.table[*bucket][*slot]));
+        if let Some((bucket, slot)) = oldest {
+            if self.age(self.table[bucket][slot]) <= SURE_UNITS {
+                self.since = self.since.max(at);
+            }
+            self.table[bucket][slot] = entry;
+        }
+    }
+
+    /// Puts an entry to the front of the ring, over the oldest ones. Gives its slot.
+    fn put(&mut self, term: Term, name: &[u8], revision: Revision, at: Position) -> u64 {
+        let units = (FIXED + name.len()).div_ceil(UNIT) as u64;
+        self.front += u64::from(self.front as u32 == 0); // so that no slot is 0
+        let left = RING_UNITS - self.front % RING_UNITS;
+        if left < units {
+            self.front += left; // an entry lies in one piece
+        }
+        let start = (self.front % RING_UNITS) as usize * UNIT;
+        if self.ring.len() < start + units as usize * UNIT {
+            // The first time round. Doubling, as a vector does, would hold the ring twice while it moves.
+            self.ring.reserve_exact(RING - self.ring.len());
+            self.ring.resize(start + units as usize * UNIT, 0);
+        }
+        self.ring[start..start + 8].copy_from_slice(&revision.get().to_le_bytes());
+        self.ring[start + 8..start + FIXED].copy_from_slice(&(name.len() as u16).to_le_bytes());
+        self.ring[start + FIXED..start + FIXED + name.len()].copy_from_slice(name);
+        let slot = (term.0 >> 32) << 32 | self.front & u64::from(u32::MAX);
+        self.front += units;
+        self.note(at);
+        slot
+    }
+
+    /// Notes how far the ring has come, and with that since when everything is surely remembered.
+    fn note(&mut self, at: Position) {
+        if self.marks.back().is_none_or(|(front, _)| front + MARK_UNITS <= self.front) {
+            self.marks.push_back((self.front, at));
+        }
+        if self.front <= RING_UNITS {
+            return; // nothing was written over
+        }
+        while self.marks.len() > 1 && self.marks[0].0 + SURE_UNITS < self.front {
+            self.marks.pop_front();
+        }
+        self.since = self.since.max(self.marks[0].1);
+    }
+
+    /// Empties the slots of one bucket whose entries were written over, so that none is left when the 32 bits that say
+    /// where an entry is begin again.
+    fn clear_old_slots(&mut self) {
+        self.sweep = (self.sweep + 1) % self.table.len();
+        for slot in 0..SLOTS {
+            let entry = self.table[self.sweep][slot];
+            if entry != 0 && !self.is_live(entry) {
+                self.table[self.sweep][slot] = 0;
+                self.used -= 1;
+            }
+        }
     }
 
     fn grow(&mut self) {
-        self.slots = vec![0; (self.slots.len() * 2).max(1024)];
-        let mut at = 0;
-        while at < self.entries.len() {
-            self.place(Term(u64_at(&self.entries, at)), at);
-            at = (at + FIXED + self.name(at).len()).next_multiple_of(8);
+        let twice = self.table.len() * 2;
+        let old = std::mem::replace(&mut self.table, vec![[0; SLOTS]; twice]);
+        self.used = 0;
+        self.sweep = 0;
+        for entry in old.into_iter().flatten() {
+            if self.is_live(entry) {
+                self.insert(entry, self.since);
+            }
         }
     }
 
-    fn name(&self, at: usize) -> &[u8] {
-        let len = u16::from_le_bytes([self.entries[at + 16], self.entries[at + 17]]) as usize;
-        &self.entries[at + FIXED..at + FIXED + len]
+    /// How far the front is from an entry, in units.
+    fn age(&self, entry: u64) -> u64 {
+        u64::from((self.front as u32).wrapping_sub(entry as u32))
     }
 
-    fn revision(&self, at: usize) -> Revision {
-        Revision::new(u64_at(&self.entries, at + 8))
+    /// Whether an entry is still there.
+    fn is_live(&self, entry: u64) -> bool {
+        entry != 0 && self.age(entry) <= RING_UNITS
     }
 
-    fn set_revision(&mut self, at: usize, revision: Revision) {
-        self.entries[at + 8..at + 16].copy_from_slice(&revision.get().to_le_bytes());
+    /// Where an entry lies in the ring.
+    fn place(&self, entry: u64) -> usize {
+        ((self.front - self.age(entry)) % RING_UNITS) as usize * UNIT
+    }
+
+    fn name(&self, place: usize) -> &[u8] {
+        let len = u16_at(&self.ring, place + 8) as usize;
+        &self.ring[place + FIXED..place + FIXED + len]
+    }
+
+    fn revision(&self, place: usize) -> Revision {
+        Revision::new(u64_at(&self.ring, place))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::format::term::Kind;
 
-    #[test]
-    fn a_million_streams_are_remembered_and_a_forgotten_one_is_not_made_up() {
-        let mut streams = Streams::new(true);
-        let name = |i: u32| format!("stream-{i}");
-        let term = |name: &str| Term::of(Kind::Stream, name.as_bytes());
-        for i in 0..1_000_000 {
-            streams.set(term(&name(i)), name(i).as_bytes(), Revision::new(u64::from(i)));
+    fn term(name: &str) -> Term {
+        Term::of(Kind::Stream, name.as_bytes())
+    }
+
+    /// Appends to streams, and looks up in a log what is not remembered, as the writer does.
+    struct Writer {
+        streams: Streams,
+        log: HashMap<String, (Revision, Position)>,
+        next: Position,
+        looked_up: u64,
+    }
+
+    impl Writer {
+        fn new() -> Self {
+            let next = Position::new(1);
+            Self { streams: Streams::new(next), log: HashMap::new(), next, looked_up: 0 }
         }
-        for i in 0..1_000_000 {
-            let found = streams.advance(term(&name(i)), name(i).as_bytes());
-            assert_eq!(found, Some(Revision::new(u64::from(i) + 1)));
+
+        /// Panics when memory and log do not give the right revision.
+        fn append(&mut self, term: Term, name: &str) {
+            let known = self.log.get(name).copied();
+            let revision = self.streams.advance(term, name.as_bytes(), self.next).unwrap_or_else(|| {
+                let before = known.filter(|(_, last)| *last < self.streams.since());
+                self.looked_up += u64::from(self.streams.since() > Position::new(1));
+                let stood = before.map_or(Revision::ABSENT, |(revision, _)| revision);
+                self.streams.set(term, name.as_bytes(), stood, self.next);
+                self.streams.advance(term, name.as_bytes(), self.next).unwrap()
+            });
+            let expected = known.map_or(Revision::ABSENT, |(revision, _)| revision).next();
+            assert_eq!(revision, expected, "{name}");
+            self.log.insert(name.to_owned(), (revision, self.next));
+            self.next = self.next.next();
         }
-        assert!(streams.is_complete && streams.get(term("x"), b"x").is_none());
-        for i in 1_000_000..4_000_000 {
-            streams.set(term(&name(i)), name(i).as_bytes(), Revision::new(1));
-        }
-        assert!(!streams.is_complete && streams.get(term(&name(0)), name(0).as_bytes()).is_none());
     }
 
     #[test]
-    fn two_names_with_one_hash_are_two_streams() {
-        let mut streams = Streams::new(true);
-        streams.set(Term(7), b"a", Revision::new(1));
-        streams.set(Term(7), b"b", Revision::new(2));
-        assert_eq!(streams.get(Term(7), b"a"), Some(Revision::new(1)));
-        assert_eq!(streams.get(Term(7), b"b"), Some(Revision::new(2)));
-        assert_eq!(streams.get(Term(7), b"c"), None);
+    fn as_many_streams_as_there_is_room_for_are_remembered_round_after_round() {
+        let mut writer = Writer::new();
+        let names: Vec<String> = (0..RING as u64 / 32).map(|number| format!("stream-{number}")).collect();
+        for _ in 0..6 {
+            names.iter().for_each(|name| writer.append(term(name), name));
+        }
+        assert_eq!(writer.looked_up, 0);
+    }
+
+    #[test]
+    fn what_was_forgotten_lies_before_since_whatever_the_order() {
+        let mut writer = Writer::new();
+        let mut seed = 7u64;
+        for round in 0..300_000u64 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Some hot ones, many cold ones, and names of all lengths.
+            let number = if round % 3 == 0 { seed >> 60 } else { (seed >> 33) % 60_000 };
+            let name = format!("{number}-{}", "x".repeat((number % 97) as usize));
+            writer.append(term(&name), &name);
+        }
+        assert!(writer.looked_up > 1_000 && writer.streams.table.len() <= BUCKETS_MAX);
+        assert!(writer.streams.since() > Position::new(150_000), "{}", writer.streams.since());
+    }
+
+    #[test]
+    fn names_with_one_hash_are_streams_of_their_own_even_when_they_are_too_many_for_their_buckets() {
+        let mut writer = Writer::new();
+        for _ in 0..3 {
+            for number in 0..100 {
+                writer.append(Term(7 << 32), &format!("{number}"));
+            }
+        }
+        assert!(writer.looked_up > 0);
+    }
+
+    #[test]
+    fn slots_of_what_was_written_over_are_emptied() {
+        let mut writer = Writer::new();
+        for number in 0..4 * RING as u64 / 24 {
+            let name = format!("{number:014}");
+            writer.append(term(&name), &name);
+        }
+        let live = |streams: &Streams| streams.table.iter().flatten().filter(|slot| streams.is_live(**slot)).count();
+        let used = writer.streams.table.iter().flatten().filter(|slot| **slot != 0).count();
+        assert_eq!(writer.streams.used, used);
+        assert!(used <= live(&writer.streams) + writer.streams.table.len() * SLOTS / 2, "{used}");
     }
 }

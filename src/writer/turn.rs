@@ -17,6 +17,7 @@ use crate::log::grow::Manner;
 use crate::log::recover::Opened;
 use crate::segment::{Pen, Segment};
 use crate::sync::guard;
+use crate::writer::check::Unwritten;
 use crate::writer::commit::Conditions;
 use crate::writer::durability::Durability;
 use crate::writer::housekeeping::Orders;
@@ -106,7 +107,7 @@ impl Turn {
             next: opened.next,
             last_crc: opened.last_crc,
             last_time: opened.last_time,
-            streams: Streams::new(opened.recovery.created),
+            streams: Streams::new(opened.next),
             manner,
             durability,
             clock,
@@ -181,7 +182,8 @@ impl Turn {
                 self.write(group, log);
             }
             self.check_running()?;
-            if let Some(receipt) = self.check(conditions, &group.bytes[commit.bytes.clone()], log)? {
+            let proposed = &group.bytes[commit.bytes.clone()];
+            if let Some(receipt) = self.check(conditions, proposed, group.unwritten(self.next), log)? {
                 return Ok(Verdict::Written(receipt));
             }
         }
@@ -214,7 +216,9 @@ impl Turn {
             };
         }
         let (next, last_crc) = (self.next, self.last_crc);
-        match self.assign(&mut group.bytes[commit.bytes.clone()], &mut group.run.records, log) {
+        let (before, rest) = group.bytes.split_at_mut(commit.bytes.start);
+        let unwritten = Unwritten { from: group.run.next, frames: [&before[group.run.bytes.clone()], &[]] };
+        match self.assign(&mut rest[..commit.bytes.len()], unwritten, &mut group.run.records, log) {
             Ok(receipt) => {
                 group.run.bytes.end = commit.bytes.end;
                 group.run.commits.end = at + 1;
@@ -224,13 +228,20 @@ impl Turn {
             Err(error) => {
                 (self.next, self.last_crc) = (next, last_crc);
                 self.write(group, log);
-                self.streams.clear();
+                self.streams.clear(self.next);
                 Err(error)
             }
         }
     }
 
-    fn assign(&mut self, commit: &mut [u8], records: &mut Vec<Control>, log: &Log) -> Result<Receipt> {
+    /// `unwritten` is what was finished before this commit.
+    fn assign(
+        &mut self,
+        commit: &mut [u8],
+        unwritten: Unwritten<'_>,
+        records: &mut Vec<Control>,
+        log: &Log,
+    ) -> Result<Receipt> {
         let nonce = self.pen.segment().header.nonce;
         let mut receipt = Receipt {
             first: self.next,
@@ -255,12 +266,12 @@ impl Turn {
                 Revision::ABSENT
             } else {
                 let (term, name) = (staged.stream_term(), frame.stream_bytes());
-                let revision = match self.streams.advance(term, name) {
+                let revision = match self.streams.advance(term, name, position) {
                     Some(revision) => revision,
                     None => {
-                        let revision = self.revision(term, frame.stream(), log)?.next();
-                        self.streams.set(term, name, revision);
-                        revision
+                        let unwritten = Unwritten { frames: [unwritten.frames[0], &commit[..at]], ..unwritten };
+                        let revision = self.look_up(term, frame.stream(), unwritten, log)?.next();
+                        self.streams.advance(term, name, position).unwrap_or(revision)
                     }
                 };
                 (receipt.last, receipt.revision) = (position, revision);
@@ -293,7 +304,7 @@ impl Turn {
             }
             Err(error) => {
                 (self.next, self.last_crc) = (run.next, run.last_crc);
-                self.streams.clear();
+                self.streams.clear(self.next);
                 // A part may stand in the file: what follows must not be written around it.
                 let error = self.stop(&error);
                 for answer in &mut group.answers[run.commits] {
@@ -391,7 +402,8 @@ impl Turn {
             self.sync_all(log)?;
         }
         let mut records = Vec::new();
-        self.assign(&mut bytes, &mut records, log)?;
+        let unwritten = Unwritten { from: self.next, frames: [&[], &[]] };
+        self.assign(&mut bytes, unwritten, &mut records, log)?;
         self.pen.write(&bytes).map_err(|error| self.stop(&error))?;
         self.pen.segment().set_written(self.pen.end());
         self.sync_all(log)?;
@@ -427,6 +439,14 @@ struct Group<'a> {
     bytes: &'a mut [u8],
     answers: Vec<Outcome>,
     run: Run,
+}
+
+impl Group<'_> {
+    /// What was finished and not written yet; `next` is the position that comes next.
+    fn unwritten(&self, next: Position) -> Unwritten<'_> {
+        let from = if self.run.commits.is_empty() { next } else { self.run.next };
+        Unwritten { from, frames: [&self.bytes[self.run.bytes.clone()], &[]] }
+    }
 }
 
 impl Unsynced {
