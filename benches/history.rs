@@ -56,9 +56,12 @@ impl Random {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (u128::from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)) * u128::from(bound)) >> 64) as u64
     }
 }
+
+/// Asks something of random events, and counts what was found.
+type Question<'a> = Box<dyn FnMut(&mut Random) -> towpath::Result<u64> + 'a>;
 
 /// Which stream comes next.
 enum Streams {
@@ -193,7 +196,7 @@ impl Run<'_> {
 
     fn ask(&mut self, store: &Store, round: &str, size: u64) -> towpath::Result<()> {
         let (known, tags) = (self.streams.known(), (size / COMMIT / EACH).max(1));
-        let mut kinds: Vec<(&str, Box<dyn FnMut(&mut Random) -> towpath::Result<u64>>)> = vec![
+        let mut kinds: Vec<(&str, Question<'_>)> = vec![
             (
                 "point read",
                 Box::new(|random| {

@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use towpath::{Commit, Durability, NewEvent, Options, Store};
+use towpath::{Commit, Durability, NewEvent, Options, Store, inspect};
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
@@ -80,7 +80,8 @@ fn appending_allocates_nothing_for_an_event_or_a_commit() {
     append(&store, &names, 100, true);
     append(&store, &names, 1, false);
     let begun = store.counters().segments_begun;
-    while store.counters().segments_sealed < begun {
+    // What merges their indexes allocates, too.
+    while store.counters().segments_sealed < begun || inspect::summary(&path).unwrap().index_files >= 8 {
         std::thread::yield_now();
     }
 

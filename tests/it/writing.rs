@@ -872,13 +872,13 @@ fn segments_that_are_begun_and_sealed_are_counted() {
 }
 
 /// The memory of streams has 32 MiB; this commit names more than that.
-const NAMES: usize = 33_500;
+const MANY: usize = 33_500;
 
 #[test]
 fn a_commit_of_more_streams_than_are_remembered_gives_each_its_revision() {
     let scratch = Scratch::new();
     let store = Options::new().durability(Durability::Os).open(scratch.store_path()).unwrap();
-    let names: Vec<String> = (0..NAMES).map(|number| format!("{number:01000}")).collect();
+    let names: Vec<String> = (0..MANY).map(|number| format!("{number:01000}")).collect();
     for round in 0..2 {
         let mut commit = Commit::new();
         for name in names.iter().chain(&names[..10]) {
@@ -887,6 +887,6 @@ fn a_commit_of_more_streams_than_are_remembered_gives_each_its_revision() {
         store.commit(&commit).unwrap();
         let stands = |name: usize| store.revision(&names[name]).unwrap().get();
         assert_eq!((stands(0), stands(9)), (2 * round + 2, 2 * round + 2));
-        assert_eq!((stands(10), stands(NAMES - 1)), (round + 1, round + 1));
+        assert_eq!((stands(10), stands(MANY - 1)), (round + 1, round + 1));
     }
 }
