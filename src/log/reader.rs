@@ -141,7 +141,7 @@ impl Reader {
     ///     store.append("cart-1", if n == 40 { event.tag("odd") } else { event })?;
     /// }
     /// let mut all = store.read(Query::new());
-    /// assert_eq!((all.by_ref().count(), all.cost().frames), (100, 100));
+    /// assert_eq!((all.by_ref().count(), all.cost().frames), (100, 101), "and a record at the head of the segment");
     /// let mut odd = store.read(Query::new().tags(["odd"]));
     /// assert_eq!((odd.by_ref().count(), odd.cost().frames), (1, 1), "the index knows where it is");
     /// # drop((all, odd));
