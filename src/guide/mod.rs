@@ -9,6 +9,7 @@
 //! | [`guarantees`] | you have to know what you can rely on, and on what that rests |
 //! | [`recovery`] | a store was not closed in good order, or opening it fails |
 //! | [`architecture`] | you want to know why it is built as it is, or to change it |
+//! | [`performance`] | you want to know where the time of an append goes, and what may hold it up |
 //! | [`mod@format`] | you want to read the files without this crate |
 //!
 //! # Words
@@ -54,6 +55,9 @@ pub mod format;
 
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
 
 #[doc = include_str!("recovery.md")]
 pub mod recovery {}
