@@ -71,7 +71,7 @@ pub use sink::redis::RedisSink;
 pub use sink::stream::StreamSink;
 pub use sink::tally::{SinkCounts, Tally};
 pub use sink::{Refusal, RefusalKind, Sink};
-pub use store::{Counters, Options, Store};
+pub use store::{Counters, InOrder, Options, Store};
 pub use writer::commit::Commit;
 pub use writer::durability::Durability;
 pub use writer::ticket::{Receipt, Ticket};

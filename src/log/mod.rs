@@ -12,6 +12,7 @@ pub(crate) mod parts;
 pub(crate) mod reader;
 pub(crate) mod recover;
 pub(crate) mod scan;
+pub(crate) mod split;
 pub(crate) mod state;
 pub(crate) mod terms;
 pub(crate) mod tiers;

@@ -1,5 +1,6 @@
 //! Reading: which events, from where, in which direction, how many.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -28,6 +29,8 @@ pub struct Reader {
     head: Position,
     backwards: bool,
     left: u64,
+    /// Whether another reader reads what lies before, and tells of damage that begins there.
+    joins: bool,
     course: Course,
     ended: Ended,
     /// The error that is told next.
@@ -75,6 +78,7 @@ impl Reader {
             head,
             backwards: false,
             left: u64::MAX,
+            joins: false,
             course: Course::NotStarted,
             ended: Ended::Not,
             failed: None,
@@ -167,22 +171,25 @@ impl Reader {
     /// then it has ended.
     #[inline]
     pub fn next_borrowed(&mut self) -> Option<Result<Event<'_>>> {
+        // Each answer fits into registers. An event that came back from a call in memory would cost a fifth of a replay.
+        match self.next_found() {
+            Some(place) => Some(Ok(Event::borrowed(self.segment()?, place.offset, place.len()))),
+            None => self.failed.take().map(|error| Err(*error)),
+        }
+    }
+
+    /// Where the next event stands. `None`: an error, or the end.
+    #[inline]
+    fn next_found(&mut self) -> Option<Place> {
         let swift = match &mut self.course {
             Course::Forward(walk) if self.left > 0 => walk.next_frame(self.until),
             _ => None,
         };
-        // Each answer fits into registers. An event that came back from a call in memory would cost a fifth of a replay.
-        let place = match swift {
-            Some(place) => {
-                self.left -= 1;
-                place
-            }
-            None => match self.next_step() {
-                Some(place) => place,
-                None => return self.failed.take().map(|error| Err(*error)),
-            },
-        };
-        Some(Ok(Event::borrowed(self.segment()?, place.offset, place.len())))
+        if swift.is_some() {
+            self.left -= 1;
+            return swift;
+        }
+        self.next_step()
     }
 
     /// The same, for whatever is not simply the next frame. `None`: an error, or the end.
@@ -220,10 +227,16 @@ impl Reader {
             self.ended = Ended::Limit;
             return Ok(None);
         }
-        let step = match &mut self.course {
-            Course::Forward(walk) => walk.step(&self.log, self.until)?,
-            Course::Backward(walk) => walk.step(&self.log, self.from)?,
-            Course::NotStarted | Course::Over => return Ok(None),
+        let step = loop {
+            let step = match &mut self.course {
+                Course::Forward(walk) => walk.step(&self.log, self.until)?,
+                Course::Backward(walk) => walk.step(&self.log, self.from)?,
+                Course::NotStarted | Course::Over => return Ok(None),
+            };
+            match step {
+                Some(Step::Damaged(damage)) if self.joins && damage.position < self.from => {}
+                step => break step,
+            }
         };
         match step {
             Some(Step::Event { .. }) => self.left -= 1,
@@ -234,6 +247,60 @@ impl Reader {
             }
         }
         Ok(step)
+    }
+
+    /// The first and the last position that it is to look at, if there are any: as it will find out when it begins.
+    pub(crate) fn range(&mut self) -> Result<Option<RangeInclusive<Position>>> {
+        if matches!(self.course, Course::NotStarted) && self.since.is_some() {
+            self.from = self.from.max(self.at_time()?);
+            self.since = None;
+        }
+        let oldest = self.log.oldest();
+        let is_told = self.from > Position::START && self.from < oldest || self.from > self.until;
+        Ok((!is_told && self.until > Position::START).then_some(self.from.max(oldest)..=self.until))
+    }
+
+    /// A reader of the same that has not begun, from one position to another. One that `joins` reads on where another one
+    /// ends.
+    pub(crate) fn of_range(&self, range: RangeInclusive<Position>, joins: bool) -> Self {
+        let mut other = Self::new(self.log.clone(), self.filter.clone(), self.head);
+        (other.from, other.until) = range.into_inner();
+        (other.backwards, other.joins) = (self.backwards, joins);
+        other
+    }
+
+    /// Whether it looks at every event, from the first to the last.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.backwards && self.left == u64::MAX && self.filter.ways().is_none()
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.left < u64::MAX
+    }
+
+    pub(crate) fn is_backwards(&self) -> bool {
+        self.backwards
+    }
+
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// The next event as a place in a segment.
+    pub(crate) fn next_place(&mut self) -> Option<Result<(&Arc<Segment>, Place)>> {
+        match self.next_found() {
+            Some(place) => Some(Ok((self.segment()?, place))),
+            None => self.failed.take().map(|error| Err(*error)),
+        }
+    }
+
+    fn at_time(&mut self) -> Result<Position> {
+        let Some(time) = self.since else { return Ok(Position::START) };
+        let mut cost = ReadCost::default();
+        let first = counted(&mut cost, || walk::at_time(&self.log, time));
+        self.cost += cost;
+        self.log.costs.add(cost);
+        first
     }
 
     fn end(&mut self) {
@@ -251,13 +318,7 @@ impl Reader {
             self.ended = Ended::PastHead { asked: self.from, head: self.head };
             return Ok(());
         }
-        if let Some(time) = self.since {
-            let mut cost = ReadCost::default();
-            let first = counted(&mut cost, || walk::at_time(&self.log, time));
-            self.cost += cost;
-            self.log.costs.add(cost);
-            self.from = self.from.max(first?);
-        }
+        self.from = self.from.max(self.at_time()?);
         if self.from > self.until || self.until == Position::START {
             self.ended = Ended::AtHead;
             return Ok(());

@@ -167,10 +167,11 @@ impl Walk {
 
     /// The next event whose position is at most `until`; `None` when there is none yet.
     pub(crate) fn step(&mut self, log: &Log, until: Position) -> Result<Option<Step>> {
-        if self.next > until {
-            return Ok(None);
-        }
         loop {
+            // Asked in each part: damage at the beginning of the next one may lie behind the end.
+            if self.next > until {
+                return Ok(None);
+            }
             let sealed = self.part.segment.is_sealed();
             let limit = self.part.segment.written();
             if let Some(step) = self.step_in_part(limit, until) {
@@ -268,6 +269,10 @@ impl Walk {
                     self.offset = offset + padded(len as usize) as u64;
                     self.next = position.next();
                     return Some(Step::Event { offset, len, position });
+                }
+                Some(Step::Damaged(damage)) if damage.position > until => {
+                    latest_first.push(unit);
+                    return None;
                 }
                 Some(Step::Damaged(damage)) => {
                     self.offset = damage.offset + damage.length;
@@ -385,6 +390,7 @@ impl WalkBack {
                     match look_at(part, &self.run.filter, unit.offset(), limit, &mut self.run.account.cost) {
                         None => {}
                         Some(Step::Event { position, .. }) if position > self.until => {}
+                        Some(Step::Damaged(damage)) if damage.position > self.until => {}
                         Some(step) => {
                             self.found.push(step);
                             return Ok(true);

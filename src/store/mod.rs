@@ -3,9 +3,11 @@
 mod counters;
 mod graph;
 mod options;
+mod parallel;
 
 pub use counters::Counters;
 pub use options::Options;
+pub use parallel::InOrder;
 
 use std::any::Any;
 use std::collections::HashMap;

@@ -26,6 +26,7 @@ mod group_model;
 mod hostile;
 mod layering;
 mod model;
+mod parallel;
 mod reactor;
 mod read_cost;
 mod reading;
