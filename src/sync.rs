@@ -18,6 +18,16 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 #[cfg(not(loom))]
 const SPINS: u32 = 1_000;
 
+/// Cores beside one that works, one at least.
+#[cfg(not(loom))]
+fn spare_cores() -> u32 {
+    static CORES: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *CORES.get_or_init(|| {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        u32::try_from(cores - 1).unwrap_or(1).max(1)
+    })
+}
+
 /// A number that only grows. Whoever raises it wakes those who wait, all with one call, and none when nobody waits.
 ///
 /// No wake-up is lost: a waiter first announces itself, then looks at the number again, then parks; the publisher
@@ -27,13 +37,21 @@ const SPINS: u32 = 1_000;
 pub(crate) struct Gate {
     value: AtomicU64,
     waiters: AtomicU32,
+    /// Waiters that look before they park.
+    spinning: AtomicU32,
     lock: Mutex<()>,
     changed: Condvar,
 }
 
 impl Gate {
     pub(crate) fn new(value: u64) -> Self {
-        Self { value: AtomicU64::new(value), waiters: AtomicU32::new(0), lock: Mutex::new(()), changed: Condvar::new() }
+        Self {
+            value: AtomicU64::new(value),
+            waiters: AtomicU32::new(0),
+            spinning: AtomicU32::new(0),
+            lock: Mutex::new(()),
+            changed: Condvar::new(),
+        }
     }
 
     /// The number now. What was written before it was raised is visible after this.
@@ -58,13 +76,18 @@ impl Gate {
         }
     }
 
-    /// Looks a while for the number to exceed `seen`, without parking.
+    /// Looks a while for the number to exceed `seen`, without parking, unless so many do that they would keep whoever
+    /// raises it from a core.
     #[cfg(not(loom))]
     pub(crate) fn spin(&self, seen: u64) -> bool {
-        (0..SPINS).any(|_| {
+        let others = self.spinning.fetch_add(1, Ordering::Relaxed);
+        let looks = if others < spare_cores() { SPINS } else { 1 };
+        let raised = (0..looks).any(|_| {
             std::hint::spin_loop();
             self.get() > seen
-        })
+        });
+        self.spinning.fetch_sub(1, Ordering::Relaxed);
+        raised
     }
 
     /// The same under loom, which tries every order by itself.

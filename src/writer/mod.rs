@@ -202,6 +202,11 @@ impl Shared {
         if is_in_rule() { Err(IN_RULE) } else { Ok(()) }
     }
 
+    /// Whether each turn with events syncs.
+    pub(crate) fn syncs(&self) -> bool {
+        self.durability == Durability::Sync
+    }
+
     /// Takes the writer's place for a few turns, if it is free, until `done`. Says whether it is.
     pub(crate) fn lead(&self, done: impl Fn() -> bool) -> bool {
         let mut turn = match self.turn.try_lock() {

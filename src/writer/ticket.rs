@@ -106,12 +106,13 @@ impl Ticket {
             if shared.lead(|| self.group.is_answered()) {
                 break;
             }
-            // Whoever has the turn takes this commit as a rule, or sees to it, before a thread could be woken.
-            if self.group.answered.spin(0) {
+            // Whoever has the turn takes this commit as a rule, or sees to it, before a thread could be woken; unless it
+            // syncs, which takes longer than anybody should keep a core for.
+            if !shared.syncs() && self.group.answered.spin(0) {
                 break;
             }
             shared.wake_writer();
-            self.group.answered.wait(0, Duration::MAX, || false);
+            self.group.answered.park(0, Duration::MAX, || false);
         }
         self.poll().unwrap_or(Err(Error::Closed))
     }
