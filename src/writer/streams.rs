@@ -88,9 +88,8 @@ impl Streams {
     /// Remembers where a stream stands that is not remembered, as of position `at`, the next that is written.
     pub(crate) fn set(&mut self, term: Term, name: &[u8], revision: Revision, at: Position) {
         if self.used * 4 > self.table.len() * SLOTS * 3 && self.table.len() < BUCKETS_MAX {
-            self.grow();
+            self.grow(at);
         }
-        self.clear_old_slots();
         let entry = self.put(term, name, revision, at);
         self.insert(entry, at);
     }
@@ -133,21 +132,28 @@ impl Streams {
         let slots = buckets.into_iter().flat_map(|bucket| (0..SLOTS).map(move |slot| (bucket, slot)));
         let oldest = slots.max_by_key(|(bucket, slot)| self.age(self.table[*bucket][*slot]));
         if let Some((bucket, slot)) = oldest {
-            if self.age(self.table[bucket][slot]) <= SURE_UNITS {
-                self.since = self.since.max(at);
-            }
+            self.since = self.since.max(self.behind(self.table[bucket][slot], at));
             self.table[bucket][slot] = entry;
         }
     }
 
+    /// A position behind all events of a stream that is remembered, given `at`, the next that is written.
+    fn behind(&self, entry: u64, at: Position) -> Position {
+        // Events move an entry, or change it in its place for as long as the front is no further from it than this.
+        let changed_until = self.front - self.age(entry) + SURE_UNITS;
+        let later = self.marks.partition_point(|(front, _)| *front <= changed_until);
+        self.marks.get(later).map_or(at, |(_, position)| *position)
+    }
+
     /// Puts an entry to the front of the ring, over the oldest ones. Gives its slot.
     fn put(&mut self, term: Term, name: &[u8], revision: Revision, at: Position) -> u64 {
+        self.clear_old_slots();
         let units = (FIXED + name.len()).div_ceil(UNIT) as u64;
-        self.front += u64::from(self.front as u32 == 0); // so that no slot is 0
         let left = RING_UNITS - self.front % RING_UNITS;
         if left < units {
             self.front += left; // an entry lies in one piece
         }
+        self.front += u64::from(self.front as u32 == 0); // so that no slot is 0
         let start = (self.front % RING_UNITS) as usize * UNIT;
         if self.ring.len() < start + units as usize * UNIT {
             // The first time round. Doubling, as a vector does, would hold the ring twice while it moves.
@@ -190,14 +196,14 @@ impl Streams {
         }
     }
 
-    fn grow(&mut self) {
+    fn grow(&mut self, at: Position) {
         let twice = self.table.len() * 2;
         let old = std::mem::replace(&mut self.table, vec![[0; SLOTS]; twice]);
         self.used = 0;
         self.sweep = 0;
         for entry in old.into_iter().flatten() {
             if self.is_live(entry) {
-                self.insert(entry, self.since);
+                self.insert(entry, at);
             }
         }
     }
@@ -302,6 +308,48 @@ mod tests {
                 writer.append(Term(7 << 32), &format!("{number}"));
             }
         }
+        assert!(writer.looked_up > 0);
+    }
+
+    #[test]
+    fn short_names_that_are_too_many_for_the_table_are_forgotten_no_later_than_since() {
+        // So short that a full ring has as many as the table has slots.
+        let names: Vec<String> = (0..RING / 16).map(|number| format!("{number}")).collect();
+        let mut writer = Writer::new();
+        let mut seed = 7u64;
+        for _ in 0..4 * names.len() {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let name = &names[(seed >> 33) as usize % names.len()];
+            writer.append(term(name), name);
+        }
+        assert!(writer.looked_up > 0);
+    }
+
+    #[test]
+    fn what_has_no_room_when_the_table_grows_lies_before_since() {
+        let (small, mut large) = (Streams::new(Position::new(1)), Streams::new(Position::new(1)));
+        large.table = vec![[0; SLOTS]; 2 * BUCKETS_MIN];
+        let tag = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let buckets = |number| (small.buckets(tag(number)), large.buckets(tag(number)));
+        // Two hashes that share a bucket, in the larger table, too. The one that does not need it gets there first.
+        let full = (1..).find(|number| buckets(*number).0 == [40, 50]).unwrap();
+        let shares = |number: &u64| buckets(*number).0[0] < 40 && buckets(*number).1[1] == buckets(full).1[0];
+        let other = (1..).find(shares).unwrap();
+        let mut writer = Writer::new();
+        let mut names = Vec::new();
+        for (number, count) in [(full, 2 * SLOTS), (other, SLOTS)] {
+            names.extend((0..count).map(|name| (Term(tag(number) << 32), format!("{number}-{name}"))));
+        }
+        names.iter().for_each(|(term, name)| writer.append(*term, name));
+        let apart = |number: &u64| !buckets(*number).0.iter().any(|one| [40, 50, buckets(other).0[0]].contains(one));
+        for number in (1..).filter(apart) {
+            if writer.streams.table.len() > BUCKETS_MIN {
+                break;
+            }
+            writer.append(Term(tag(number) << 32), &format!("alone-{number}"));
+        }
+        assert_eq!(writer.looked_up, 0, "there was room for all so far");
+        names.iter().for_each(|(term, name)| writer.append(*term, name));
         assert!(writer.looked_up > 0);
     }
 
