@@ -33,6 +33,8 @@ const TERM: usize = 16;
 /// About so many terms share one entry of the fanout.
 const FANOUT_TERMS: usize = 8;
 const FANOUT_BITS_MAX: u32 = 24;
+/// Terms that are encoded between two pauses: some tens of microseconds.
+const TERMS_AT_ONCE: usize = 4096;
 
 /// Offsets of frames are kept in units of eight bytes, so that 32 bits reach 32 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,34 +84,48 @@ pub(crate) struct Layout {
     table_crc: u32,
 }
 
-/// A frame that bears a term, in one word that sorts as the file does: by hash, then by place.
+/// A frame that bears a term. They sort as in the file: by hash, then by place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Posting(u128);
+pub(crate) struct Posting {
+    high: u32,
+    low: u32,
+    unit: Unit,
+}
 
 impl Posting {
     pub(crate) fn new(term: Term, unit: Unit) -> Self {
-        Posting(u128::from(term.0) << 32 | u128::from(unit.0))
+        Self { high: (term.0 >> 32) as u32, low: term.0 as u32, unit }
     }
 
     fn term(self) -> Term {
-        Term((self.0 >> 32) as u64)
-    }
-
-    fn unit(self) -> Unit {
-        Unit(self.0 as u32)
+        Term(u64::from(self.high) << 32 | u64::from(self.low))
     }
 }
 
-/// Encodes a whole index file. `postings` come sorted, none of them twice.
+/// How many parts postings are sorted in.
+pub(crate) const PARTS: usize = 64;
+
+/// Which part a term belongs to. Those of a later part have higher hashes.
+pub(crate) fn part_of(term: Term) -> usize {
+    (term.0 >> (64 - PARTS.trailing_zeros())) as usize
+}
+
+/// Encodes a whole index file. Postings come in parts, each of them sorted, none of them twice. `pause` is called again
+/// and again.
 /// `None` when the postings need more than 4 GiB; the segment is then searched without an index file.
-pub(crate) fn encode(summary: &Summary, sparse: &[Unit], postings: &[Posting]) -> Option<Vec<u8>> {
-    let terms = || postings.chunk_by(|one, next| one.term() == next.term());
-    let count = terms().count();
+pub(crate) fn encode(
+    summary: &Summary,
+    sparse: &[Unit],
+    parts: &[Vec<Posting>],
+    pause: &mut dyn FnMut(),
+) -> Option<Vec<u8>> {
+    let terms = || parts.iter().flat_map(|part| part.chunk_by(|one, next| one.term() == next.term()));
+    let (count, postings) = (terms().count(), parts.iter().map(Vec::len).sum::<usize>());
     let bits = (count / FANOUT_TERMS).next_power_of_two().trailing_zeros().min(FANOUT_BITS_MAX);
     let fanout_end = PAGE + sparse.len() * 4 + ((1 << bits) + 1) * 4;
     let terms_start = fanout_end.next_multiple_of(8);
     // Close to what it will be; rarely a byte more is moved.
-    let mut out = Vec::with_capacity(terms_start + count * TERM + (postings.len() - count) * 2 + count / 64 + PAGE);
+    let mut out = Vec::with_capacity(terms_start + count * TERM + (postings - count) * 2 + count / 64 + PAGE);
     out.resize(PAGE, 0);
     sparse.iter().for_each(|unit| out.extend_from_slice(&unit.0.to_le_bytes()));
 
@@ -128,15 +144,18 @@ pub(crate) fn encode(summary: &Summary, sparse: &[Unit], postings: &[Posting]) -
     let postings_start = out.len();
     for (at, term) in terms().enumerate() {
         let place = match term {
-            [only] => only.unit().0,
+            [only] => only.unit.0,
             _ => u32::try_from(out.len() - postings_start).ok()?,
         };
         if term.len() > 1 {
             let mut before = 0;
             for posting in term {
-                varint::put(&mut out, u64::from(posting.unit().0 - before));
-                before = posting.unit().0;
+                varint::put(&mut out, u64::from(posting.unit.0 - before));
+                before = posting.unit.0;
             }
+        }
+        if at % TERMS_AT_ONCE == 0 {
+            pause();
         }
         let entry = &mut out[terms_start + at * TERM..][..TERM];
         entry[..8].copy_from_slice(&term[0].term().0.to_le_bytes());
@@ -145,7 +164,9 @@ pub(crate) fn encode(summary: &Summary, sparse: &[Unit], postings: &[Posting]) -
     }
     let postings_len = out.len() - postings_start;
 
+    pause();
     let table: Vec<u8> = out[PAGE..].chunks(PAGE).flat_map(|page| crc(0, page).to_le_bytes()).collect();
+    pause();
     let header = &mut out[..PAGE];
     header[MAGIC].copy_from_slice(MAGIC_BYTES);
     header[FORMAT].copy_from_slice(&VERSION.to_le_bytes());

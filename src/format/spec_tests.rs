@@ -88,18 +88,19 @@ fn index_file() -> Vec<u8> {
         last_time: time(1),
     };
     let (first, second) = (Unit::of(FIRST_EVENT), Unit::of(SECOND_EVENT));
-    let mut postings: Vec<Posting> = [
+    let mut parts = vec![Vec::new(); index::PARTS];
+    for (kind, text, units) in [
         (Kind::Stream, &b"cart-1"[..], &[first, second][..]),
         (Kind::Category, b"cart", &[first, second]),
         (Kind::Type, b"opened", &[first]),
         (Kind::Type, b"item added", &[second]),
         (Kind::Tag, b"sku:tea", &[second]),
-    ]
-    .into_iter()
-    .flat_map(|(kind, text, units)| units.iter().map(move |unit| Posting::new(Term::of(kind, text), *unit)))
-    .collect();
-    postings.sort_unstable();
-    index::encode(&summary, &[first], &postings).expect("a small index")
+    ] {
+        let term = Term::of(kind, text);
+        parts[index::part_of(term)].extend(units.iter().map(|unit| Posting::new(term, *unit)));
+    }
+    parts.iter_mut().for_each(|part| part.sort_unstable());
+    index::encode(&summary, &[first], &parts, &mut || ()).expect("a small index")
 }
 
 /// One of the examples that the control records' own tests have.

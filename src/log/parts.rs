@@ -199,7 +199,7 @@ impl Parts {
         let mut open = guard(&slot.part);
         if let Some(part) = open.upgrade() {
             if self.access == Access::Write && part.index.was_unsound() {
-                let _unwritten = part.index.write_file(&*self.directory);
+                let _unwritten = part.index.write_file(&*self.directory, &mut || ());
             }
             return Ok(part);
         }
@@ -208,7 +208,7 @@ impl Parts {
         let index = Index::of_sealed(segment.clone(), &*self.directory);
         if self.access == Access::Write && !index.is_file() {
             // Without the file the answers are the same, only slower: a failure need not stop the reader.
-            let _unwritten = index.write_file(&*self.directory);
+            let _unwritten = index.write_file(&*self.directory, &mut || ());
         }
         if let Some(covering) = self.tiers.over(slot.first)
             && covering.tier.nonce_of(slot.first) != Some(segment.header.nonce)

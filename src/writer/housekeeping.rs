@@ -18,8 +18,11 @@ use crate::sync::guard;
 /// So many sealed segments may wait for their index file; then the writer waits. Each keeps a file open.
 const SEALED_WAITING: usize = 64;
 
-/// Pages of a tier that are made at a time: a millisecond or two, for which a sealed segment may wait.
-const MERGED_AT_ONCE: u32 = 64;
+/// With fewer sealed segments waiting, the sealing thread keeps in step with the writer, and has time to let others work.
+const SEALED_IN_STEP: usize = 3;
+
+/// Pages of a tier that are made at a time, in some hundred microseconds.
+const MERGED_AT_ONCE: u32 = 16;
 /// A merge of so many segments is finished before the store is closed: it takes a few hundred milliseconds at most. Larger
 /// ones are given up, and begun again by the next who opens the store.
 const FINISHED_AT_CLOSE: usize = FAN_IN;
@@ -249,9 +252,16 @@ impl Desk {
             self.log.set_durable(last);
         }
         // Without the file answers are the same, only slower, and the next open tries again.
-        let _unwritten = part.index.write_file(&*self.log.directory);
+        let _unwritten = part.index.write_file(&*self.log.directory, &mut || self.let_others_work());
         self.log.counts.sealed.add(1);
         true
+    }
+
+    /// Lets whoever waits for this core have it, unless sealed segments have begun to wait for this thread.
+    fn let_others_work(&self) {
+        if guard(&self.jobs).sealed.len() < SEALED_IN_STEP {
+            std::thread::yield_now();
+        }
     }
 
     /// Begins the next merge of what lies before `indexed`, if there is enough. Without it answers are the same, only
@@ -272,6 +282,7 @@ impl Desk {
 
     /// Makes some pages more, or begins the next merge when this one is over.
     fn go_on_merging(&self, mut merge: Merge, indexed: Position) -> Option<Merge> {
+        self.let_others_work();
         match merge.go_on(&self.log.parts, MERGED_AT_ONCE) {
             Ok(Merged::Partly) => return Some(merge),
             Ok(Merged::Done) => {}

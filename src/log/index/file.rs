@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::format::frame;
 use crate::format::index::{self, Layout, Posting, Postings, Unit};
 use crate::format::term::Term;
 use crate::format::{PAGE, header, u32_at};
@@ -13,25 +12,44 @@ use crate::segment::Segment;
 use crate::segment::disk::Directory;
 use crate::segment::map::{Access, Map};
 
-/// The terms of an event without tags: stream, category, type.
-const USUAL_TERMS: usize = 3;
+/// Postings between two pauses, when they are collected and when they are sorted: some hundred microseconds.
+const POSTINGS_AT_ONCE: usize = 4096;
 
 /// The bytes of the index file of a sealed segment. `None` when the segment is damaged, and when the file would be too
 /// large.
 ///
-/// All postings are sorted at once: a third of the time, and of the memory, of collecting them term by term.
-pub(super) fn encode(segment: &Segment) -> Option<Vec<u8>> {
+/// All postings are sorted at once: a third of the time, and of the memory, of collecting them term by term. `pause` is
+/// called again and again, so that whoever makes the file in the background can let others have the core: a kernel that
+/// does not preempt lets them wait for milliseconds otherwise.
+pub(super) fn encode(segment: &Segment, pause: &mut dyn FnMut()) -> Option<Vec<u8>> {
     let mut survey = Survey::new(segment);
-    let claimed = segment.last().map_or(0, |last| last.next().get().saturating_sub(segment.first().get()));
-    let events = claimed.min(segment.written() / frame::HEADER as u64);
-    let mut postings = Vec::with_capacity(events as usize * USUAL_TERMS);
-    survey.catch_up(segment, segment.written(), |term, unit| postings.push(Posting::new(term, unit)));
+    let (mut parts, mut collected) = (vec![Vec::new(); index::PARTS], 0);
+    survey.catch_up(segment, segment.written(), |term, unit| {
+        parts[index::part_of(term)].push(Posting::new(term, unit));
+        collected += 1;
+        if collected % POSTINGS_AT_ONCE == 0 {
+            pause();
+        }
+    });
     if !survey.damaged.is_empty() {
         return None;
     }
-    postings.sort_unstable();
-    postings.dedup();
-    index::encode(&survey.summary, &survey.sparse, &postings)
+    for part in &mut parts {
+        sort(part, pause);
+        part.dedup();
+    }
+    index::encode(&survey.summary, &survey.sparse, &parts, pause)
+}
+
+/// Sorts, in pieces with pauses between them.
+fn sort(postings: &mut [Posting], pause: &mut dyn FnMut()) {
+    if postings.len() <= POSTINGS_AT_ONCE {
+        postings.sort_unstable();
+        return pause();
+    }
+    let (lower, _, upper) = postings.select_nth_unstable(postings.len() / 2);
+    sort(lower, pause);
+    sort(upper, pause);
 }
 
 /// An index file, mapped. Each page is checked when it is first used.

@@ -23,6 +23,9 @@ use crate::segment::disk::{Directory, Prepared};
 use crate::segment::map::Map;
 use crate::sync::guard;
 
+/// Bytes of an index file that are written between two pauses.
+const WRITTEN_AT_ONCE: usize = 64 << 10;
+
 /// The index of one segment.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -135,17 +138,29 @@ impl Index {
     /// The bytes of the index file of a sealed segment. `None` when it has one already, when the segment is damaged, and
     /// when the file would be too large.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
-        if self.is_file() { None } else { file::encode(&self.segment) }
+        self.encode_with(&mut || ())
     }
 
-    /// Writes the index file of a sealed segment, beside it, and serves from it from now on.
-    pub(crate) fn write_file(&self, directory: &dyn Directory) -> Result<()> {
-        let Some(bytes) = self.encode() else { return Ok(()) };
+    fn encode_with(&self, pause: &mut dyn FnMut()) -> Option<Vec<u8>> {
+        if self.is_file() { None } else { file::encode(&self.segment, pause) }
+    }
+
+    /// Writes the index file of a sealed segment, beside it, and serves from it from now on. `pause` is called every few
+    /// hundred microseconds.
+    pub(crate) fn write_file(&self, directory: &dyn Directory, pause: &mut dyn FnMut()) -> Result<()> {
+        let Some(bytes) = self.encode_with(pause) else { return Ok(()) };
         let name = header::index_name(self.segment.first());
         let temporary = format!("{name}.tmp");
         directory.remove(&temporary)?;
         let file = directory.create(&temporary)?;
-        let written = file.allocate(bytes.len() as u64, Prepared::Allocated).and_then(|()| file.write_at(&bytes, 0));
+        let allocated = file.allocate(bytes.len() as u64, Prepared::Allocated);
+        let mut pieces = (0..).step_by(WRITTEN_AT_ONCE).zip(bytes.chunks(WRITTEN_AT_ONCE));
+        let written = allocated.and_then(|()| {
+            pieces.try_for_each(|(offset, piece)| {
+                pause();
+                file.write_at(piece, offset)
+            })
+        });
         if let Err(error) = written.and_then(|()| file.sync()) {
             directory.remove(&temporary)?;
             return Err(error);
