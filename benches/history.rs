@@ -122,10 +122,11 @@ fn main() -> towpath::Result<()> {
 impl Run<'_> {
     fn to(&mut self, size: u64) -> towpath::Result<()> {
         let store = open(self.path)?;
-        let rates = self.append(&store, size)?;
+        let (rates, costs) = self.append(&store, size)?;
         store.close()?;
         println!("## {size} events");
         println!("append, M events/s by tenths: {}", rates.join(" "));
+        println!("processor time of all threads, us an event: {}", costs.join(" "));
         println!("anonymous memory, most while appending: {:.1} MiB", self.anonymous);
 
         let begun = Instant::now();
@@ -152,14 +153,15 @@ impl Run<'_> {
         store.close()
     }
 
-    /// Appends up to `size`, and tells the rate of each tenth.
-    fn append(&mut self, store: &Store, size: u64) -> towpath::Result<Vec<String>> {
+    /// Appends up to `size`, and tells the rate of each tenth, and what it costs. A disk that cannot keep up slows down the
+    /// one and not the other.
+    fn append(&mut self, store: &Store, size: u64) -> towpath::Result<(Vec<String>, Vec<String>)> {
         let begins = store.head().get();
-        let (mut commit, mut name, mut rates) = (Commit::new(), String::new(), Vec::new());
+        let (mut commit, mut name, mut rates, mut costs) = (Commit::new(), String::new(), Vec::new(), Vec::new());
         let (mut tag, mut key) = (String::new(), String::new());
         for tenth in 1..=10 {
             let until = begins + (size - begins) * tenth / 10;
-            let (begun, from) = (Instant::now(), store.head().get());
+            let (begun, processor, from) = (Instant::now(), processor_seconds(), store.head().get());
             let (mut at, mut last) = (from, None);
             while at < until {
                 commit.clear();
@@ -189,9 +191,11 @@ impl Run<'_> {
             }
             last.map(|ticket| ticket.wait()).transpose()?;
             self.anonymous = self.anonymous.max(anonymous_mib());
-            rates.push(format!("{:.2}", (until - from) as f64 / begun.elapsed().as_secs_f64() / 1e6));
+            let events = (until - from) as f64;
+            rates.push(format!("{:.2}", events / begun.elapsed().as_secs_f64() / 1e6));
+            costs.push(format!("{:.2}", (processor_seconds() - processor) / events * 1e6));
         }
-        Ok(rates)
+        Ok((rates, costs))
     }
 
     fn ask(&mut self, store: &Store, round: &str, size: u64) -> towpath::Result<()> {
@@ -314,4 +318,11 @@ fn anonymous_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
     line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default() / 1024.0
+}
+
+/// Processor time of this process so far, in hundredths of a second at best; 0 where the system does not tell.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }

@@ -102,30 +102,21 @@ impl Posting {
     }
 }
 
-/// How many parts postings are sorted in.
-pub(crate) const PARTS: usize = 64;
-
-/// Which part a term belongs to. Those of a later part have higher hashes.
-pub(crate) fn part_of(term: Term) -> usize {
-    (term.0 >> (64 - PARTS.trailing_zeros())) as usize
-}
-
-/// Encodes a whole index file. Postings come in parts, each of them sorted, none of them twice. `pause` is called again
-/// and again.
+/// Encodes a whole index file. `postings` come sorted, none of them twice. `pause` is called again and again.
 /// `None` when the postings need more than 4 GiB; the segment is then searched without an index file.
 pub(crate) fn encode(
     summary: &Summary,
     sparse: &[Unit],
-    parts: &[Vec<Posting>],
+    postings: &[Posting],
     pause: &mut dyn FnMut(),
 ) -> Option<Vec<u8>> {
-    let terms = || parts.iter().flat_map(|part| part.chunk_by(|one, next| one.term() == next.term()));
-    let (count, postings) = (terms().count(), parts.iter().map(Vec::len).sum::<usize>());
+    let terms = || postings.chunk_by(|one, next| one.term() == next.term());
+    let count = terms().count();
     let bits = (count / FANOUT_TERMS).next_power_of_two().trailing_zeros().min(FANOUT_BITS_MAX);
     let fanout_end = PAGE + sparse.len() * 4 + ((1 << bits) + 1) * 4;
     let terms_start = fanout_end.next_multiple_of(8);
     // Close to what it will be; rarely a byte more is moved.
-    let mut out = Vec::with_capacity(terms_start + count * TERM + (postings - count) * 2 + count / 64 + PAGE);
+    let mut out = Vec::with_capacity(terms_start + count * TERM + (postings.len() - count) * 2 + count / 64 + PAGE);
     out.resize(PAGE, 0);
     sparse.iter().for_each(|unit| out.extend_from_slice(&unit.0.to_le_bytes()));
 

@@ -88,7 +88,7 @@ fn index_file() -> Vec<u8> {
         last_time: time(1),
     };
     let (first, second) = (Unit::of(FIRST_EVENT), Unit::of(SECOND_EVENT));
-    let mut parts = vec![Vec::new(); index::PARTS];
+    let mut postings = Vec::new();
     for (kind, text, units) in [
         (Kind::Stream, &b"cart-1"[..], &[first, second][..]),
         (Kind::Category, b"cart", &[first, second]),
@@ -97,10 +97,10 @@ fn index_file() -> Vec<u8> {
         (Kind::Tag, b"sku:tea", &[second]),
     ] {
         let term = Term::of(kind, text);
-        parts[index::part_of(term)].extend(units.iter().map(|unit| Posting::new(term, *unit)));
+        postings.extend(units.iter().map(|unit| Posting::new(term, *unit)));
     }
-    parts.iter_mut().for_each(|part| part.sort_unstable());
-    index::encode(&summary, &[first], &parts, &mut || ()).expect("a small index")
+    postings.sort_unstable();
+    index::encode(&summary, &[first], &postings, &mut || ()).expect("a small index")
 }
 
 /// One of the examples that the control records' own tests have.

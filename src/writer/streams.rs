@@ -6,10 +6,10 @@ use crate::format::term::Term;
 use crate::format::{u16_at, u64_at};
 use crate::id::{Position, Revision};
 
-/// Bytes of names and revisions: about 1.4 million streams with names of 14 letters.
-const RING: usize = if cfg!(test) { 1 << 20 } else { 32 << 20 };
+/// Bytes of names and revisions: a million streams with names of up to 14 letters.
+const RING: usize = if cfg!(test) { 3 << 18 } else { 24 << 20 };
 /// The table grows up to so many buckets, 16 MiB.
-const BUCKETS_MAX: usize = RING / 128;
+const BUCKETS_MAX: usize = (RING / 128).next_power_of_two();
 const BUCKETS_MIN: usize = 64;
 /// Slots of a bucket: one cache line.
 const SLOTS: usize = 8;

@@ -871,8 +871,8 @@ fn segments_that_are_begun_and_sealed_are_counted() {
     assert_eq!(dir.open().counters(), towpath::Counters::default());
 }
 
-/// The memory of streams has 32 MiB; this commit names more than that.
-const MANY: usize = 33_500;
+/// The memory of streams has 24 MiB; this commit names more than that.
+const MANY: usize = 25_500;
 
 #[test]
 fn a_commit_of_more_streams_than_are_remembered_gives_each_its_revision() {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::format::frame;
 use crate::format::index::{self, Layout, Posting, Postings, Unit};
 use crate::format::term::Term;
 use crate::format::{PAGE, header, u32_at};
@@ -11,6 +12,9 @@ use crate::log::index::survey::Survey;
 use crate::segment::Segment;
 use crate::segment::disk::Directory;
 use crate::segment::map::{Access, Map};
+
+/// The terms of an event without tags: stream, category, type.
+const USUAL_TERMS: usize = 3;
 
 /// Postings between two pauses, when they are collected and when they are sorted: some hundred microseconds.
 const POSTINGS_AT_ONCE: usize = 4096;
@@ -23,22 +27,22 @@ const POSTINGS_AT_ONCE: usize = 4096;
 /// does not preempt lets them wait for milliseconds otherwise.
 pub(super) fn encode(segment: &Segment, pause: &mut dyn FnMut()) -> Option<Vec<u8>> {
     let mut survey = Survey::new(segment);
-    let (mut parts, mut collected) = (vec![Vec::new(); index::PARTS], 0);
+    // All at once: growing would hold much of it twice.
+    let claimed = segment.last().map_or(0, |last| last.next().get().saturating_sub(segment.first().get()));
+    let events = claimed.min(segment.written() / frame::HEADER as u64);
+    let mut postings = Vec::with_capacity(events as usize * USUAL_TERMS);
     survey.catch_up(segment, segment.written(), |term, unit| {
-        parts[index::part_of(term)].push(Posting::new(term, unit));
-        collected += 1;
-        if collected % POSTINGS_AT_ONCE == 0 {
+        postings.push(Posting::new(term, unit));
+        if postings.len().is_multiple_of(POSTINGS_AT_ONCE) {
             pause();
         }
     });
     if !survey.damaged.is_empty() {
         return None;
     }
-    for part in &mut parts {
-        sort(part, pause);
-        part.dedup();
-    }
-    index::encode(&survey.summary, &survey.sparse, &parts, pause)
+    sort(&mut postings, pause);
+    postings.dedup();
+    index::encode(&survey.summary, &survey.sparse, &postings, pause)
 }
 
 /// Sorts, in pieces with pauses between them.
