@@ -10,6 +10,7 @@
 //! | [`recovery`] | a store was not closed in good order, or opening it fails |
 //! | [`architecture`] | you want to know why it is built as it is, or to change it |
 //! | [`performance`] | you want to know where the time of an append goes, and what may hold it up |
+//! | [`cost`] | you mean to keep events for years: files, bytes, probes and memory up to 10^11 events |
 //! | [`mod@format`] | you want to read the files without this crate |
 //!
 //! # Words
@@ -44,6 +45,9 @@ pub mod consuming {}
 
 #[doc = include_str!("cookbook.md")]
 pub mod cookbook {}
+
+#[doc = include_str!("cost.md")]
+pub mod cost {}
 
 #[doc = include_str!("dead_letters.md")]
 pub mod dead_letters {}
