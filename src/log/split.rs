@@ -19,7 +19,9 @@ struct Stretch {
 impl Reader {
     /// Splits it into at most `readers` ones that read neighbouring ranges of the log, about equally many bytes each: for
     /// threads of your own. One after the other they give what it would have given, nothing missing and nothing twice;
-    /// a damaged stretch is told by the one in whose range it begins. There are fewer where the log has no more to share,
+    /// a damaged stretch is told by the one in whose range it begins. (Where a segment is damaged in several places, a
+    /// reader that begins between them may find events that one from the beginning cannot be sure of, and gives up.) There
+    /// are fewer where the log has no more to share,
     /// and just one when there is a limit.
     ///
     /// To have the results in the order of the log, use [`in_parallel`](Reader::in_parallel).

@@ -234,9 +234,9 @@ impl Walk {
                         return Some(Step::Event { offset, len: frame.len() as u32, position });
                     }
                 }
-                Found::Frame(_) => return self.damaged(limit, "positions do not follow each other"),
-                Found::Blank => return self.damaged(limit, "a blank where frames were"),
-                Found::Bad(what) => return self.damaged(limit, what),
+                Found::Frame(_) => return self.damaged(limit, until, "positions do not follow each other"),
+                Found::Blank => return self.damaged(limit, until, "a blank where frames were"),
+                Found::Bad(what) => return self.damaged(limit, until, what),
             }
         }
         None
@@ -285,7 +285,10 @@ impl Walk {
     }
 
     /// Tells of the damaged stretch that begins here and goes on behind it.
-    fn damaged(&mut self, limit: u64, what: &str) -> Option<Step> {
+    fn damaged(&mut self, limit: u64, until: Position, what: &str) -> Option<Step> {
+        if self.next > until {
+            return None;
+        }
         let segment = &self.part.segment;
         let damage = damage_at(&self.part, self.offset, limit, self.next, what);
         self.lost = true;

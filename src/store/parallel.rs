@@ -86,8 +86,14 @@ impl Reader {
         };
         thread::scope(|scope| {
             // Made first: whatever happens from here on, dropping it lets the others go.
-            let mut results =
-                InOrder { work: &work, next: 0, current: Vec::new().into_iter(), panic: None, over: false };
+            let mut results = InOrder {
+                work: &work,
+                next: 0,
+                values: Vec::new().into_iter(),
+                errors: Vec::new(),
+                panic: None,
+                over: false,
+            };
             for _ in 1..threads {
                 scope.spawn(|| work.help());
             }
@@ -101,8 +107,10 @@ pub struct InOrder<'a, T> {
     work: &'a Work<'a, T>,
     /// The number of the piece that comes next.
     next: u64,
-    current: vec::IntoIter<Result<T>>,
-    /// What `map` panicked with behind the current ones.
+    values: vec::IntoIter<T>,
+    /// Errors among the values, the last one first, each with how many values are left behind it.
+    errors: Vec<(usize, Error)>,
+    /// What `map` panicked with behind all these.
     panic: Option<Box<dyn Any + Send>>,
     over: bool,
 }
@@ -110,14 +118,31 @@ pub struct InOrder<'a, T> {
 impl<T> Iterator for InOrder<'_, T> {
     type Item = Result<T>;
 
+    #[inline]
     fn next(&mut self) -> Option<Result<T>> {
+        if self.errors.is_empty()
+            && let Some(value) = self.values.next()
+        {
+            return Some(Ok(value));
+        }
+        self.next_step()
+    }
+}
+
+impl<T> InOrder<'_, T> {
+    /// The same, for whatever is not simply the next value.
+    fn next_step(&mut self) -> Option<Result<T>> {
         loop {
-            if let Some(item) = self.current.next() {
+            let left = self.values.len();
+            if let Some((_, error)) = self.errors.pop_if(|(behind, _)| *behind == left) {
                 // As with one reader: damage is passed over, anything else ends it.
-                if matches!(&item, Err(error) if !matches!(error, Error::Damaged(_))) {
+                if !matches!(error, Error::Damaged(_)) {
                     self.end();
                 }
-                return Some(item);
+                return Some(Err(error));
+            }
+            if let Some(value) = self.values.next() {
+                return Some(Ok(value));
             }
             if let Some(panic) = self.panic.take() {
                 self.end();
@@ -129,18 +154,19 @@ impl<T> Iterator for InOrder<'_, T> {
             match self.work.take(self.next) {
                 Some(done) => {
                     self.next += 1;
-                    (self.current, self.panic) = (done.items.into_iter(), done.panic);
+                    let all = done.values.len();
+                    let behind = |(before, error)| (all - before, error);
+                    self.errors = done.errors.into_iter().rev().map(behind).collect();
+                    (self.values, self.panic) = (done.values.into_iter(), done.panic);
                 }
                 None => self.end(),
             }
         }
     }
-}
 
-impl<T> InOrder<'_, T> {
     fn end(&mut self) {
         self.over = true;
-        self.current = Vec::new().into_iter();
+        (self.values, self.errors) = (Vec::new().into_iter(), Vec::new());
         self.work.stop();
     }
 }
@@ -178,7 +204,9 @@ struct State<T> {
 
 /// What became of a piece.
 struct Done<T> {
-    items: Vec<Result<T>>,
+    values: Vec<T>,
+    /// What could not be read, each with how many values stand before it.
+    errors: Vec<(usize, Error)>,
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -266,27 +294,31 @@ impl<T> Work<'_, T> {
 
 /// Makes something of each event. A panic ends it, and is kept.
 fn run<T>(piece: Piece, map: &impl Fn(Event<'_>) -> T, stopped: &AtomicBool) -> Done<T> {
-    let mut items = Vec::new();
+    let (mut values, mut errors) = (Vec::new(), Vec::new());
     let is_stopped = || stopped.load(Ordering::Relaxed);
     let worked = catch_unwind(AssertUnwindSafe(|| match piece {
         Piece::Range(mut reader) => {
             while let Some(event) = reader.next_borrowed()
                 && !is_stopped()
             {
-                items.push(event.map(map));
+                match event {
+                    Ok(event) => values.push(map(event)),
+                    Err(error) => errors.push((values.len(), error)),
+                }
             }
         }
         Piece::Found(places, error) => {
+            values.reserve_exact(places.len());
             for (segment, place) in &places {
                 if is_stopped() {
                     return;
                 }
-                items.push(Ok(map(Event::borrowed(segment, place.offset, place.len()))));
+                values.push(map(Event::borrowed(segment, place.offset, place.len())));
             }
-            items.extend(error.map(Err));
+            errors.extend(error.map(|error| (values.len(), error)));
         }
     }));
-    Done { items, panic: worked.err() }
+    Done { values, errors, panic: worked.err() }
 }
 
 /// Where the pieces come from.

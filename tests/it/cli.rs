@@ -201,6 +201,7 @@ fn info_tells_what_a_store_holds() {
         "events",
         "first_position",
         "format_version",
+        "index_files",
         "last_position",
         "segments",
         "streams",
@@ -694,6 +695,8 @@ fn bench_prints_a_line_for_each_workload_with_the_fixed_fields() {
             "append",
             "append_blocking",
             "replay",
+            "replay_hashed",
+            "replay_parallel",
             "streams",
             "reopen",
             "tail_latency",
@@ -709,7 +712,7 @@ fn bench_prints_a_line_for_each_workload_with_the_fixed_fields() {
             "latency_consumer",
         ]
     );
-    for line in lines.drain(14..) {
+    for line in lines.drain(16..) {
         let fixed = ["call", "event", "events", "events_per_s", "rate", "rolled", "seconds"];
         assert_eq!(names(&line), [&fixed[..], &["segments_begun", "segments_sealed", "workload"]].concat());
         assert_eq!((line["rate"].as_u64(), line["event"]["count"].as_u64()), (Some(2_000), Some(2_000)));

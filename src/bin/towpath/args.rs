@@ -25,6 +25,8 @@ Workloads, in the order they run in, and what one sample of p50, p99 and max is:
   append           pipelined, from all producers; one call of submit, which waits only when the staging is full
   append_blocking  at most 200,000 single events (20,000 with sync), each waited for; one call
   replay           all events, CRC checked; 10,000 events
+  replay_hashed    the same, and a hash of each payload, byte by byte; 10,000 events
+  replay_parallel  the same on as many threads as there are processors; 10,000 events
   streams          all events of 1,000 streams, one stream after the other; one stream
   reopen           opening after a clean close; one opening (`seconds` is the mean, `events` what is stored)
   tail_latency     at most 20,000 single events to a waiting reader; from before the append to in the reader's hands
@@ -346,6 +348,8 @@ pub(crate) enum Workload {
     Append,
     AppendBlocking,
     Replay,
+    ReplayHashed,
+    ReplayParallel,
     Streams,
     Reopen,
     TailLatency,

@@ -85,6 +85,8 @@ impl Plan<'_> {
             Workload::Append => writing::append(self, store),
             Workload::AppendBlocking => writing::append_blocking(self, store),
             Workload::Replay => reading::replay(store),
+            Workload::ReplayHashed => reading::replay_hashed(store, 1),
+            Workload::ReplayParallel => reading::replay_hashed(store, processors()),
             Workload::Streams => reading::streams(self, store),
             Workload::Cursor => consuming::cursor(store),
             Workload::CursorCheckpoint => consuming::cursor_checkpoint(store),
@@ -136,6 +138,10 @@ fn event(payload: &[u8]) -> NewEvent<'_> {
     NewEvent::new("bench.event", payload)
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// In the order they run in; all of them when none is named.
 fn chosen(named: &[Workload]) -> Vec<Workload> {
     let all = Workload::value_variants().iter().copied();
@@ -170,7 +176,7 @@ mod tests {
     #[test]
     fn workloads_run_in_their_own_order() {
         assert_eq!(chosen(&[Workload::Reopen, Workload::Append]), [Workload::Append, Workload::Reopen]);
-        assert_eq!(chosen(&[]).len(), 16);
+        assert_eq!(chosen(&[]).len(), 18);
         assert_eq!(workload_name(Workload::TailLatency), "tail_latency");
     }
 }

@@ -32,6 +32,35 @@ pub(crate) fn replay(store: &Store) -> Result<Measured> {
     Ok(Measured { events, time: started.elapsed(), samples })
 }
 
+/// All events and a hash of each payload, on so many threads, the hashes in the order of the log.
+pub(crate) fn replay_hashed(store: &Store, threads: usize) -> Result<Measured> {
+    let reader = store.read(Query::new());
+    let (mut events, mut samples) = (0, Samples::new());
+    let started = Instant::now();
+    reader.in_parallel(
+        threads,
+        |event| hash(event.payload()),
+        |hashes| {
+            let mut stretch = Instant::now();
+            for hash in hashes {
+                black_box(hash?);
+                events += 1;
+                if events % STRETCH == 0 {
+                    samples.push(stretch.elapsed());
+                    stretch = Instant::now();
+                }
+            }
+            Ok::<_, towpath::Error>(())
+        },
+    )?;
+    Ok(Measured { events, time: started.elapsed(), samples })
+}
+
+/// FNV-1a, one byte after the other: each step waits for the one before, as in decoding.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
 /// All events of some streams, one stream after the other, the streams spread over all of them.
 pub(crate) fn streams(plan: &Plan<'_>, store: &Store) -> Result<Measured> {
     let step = (plan.names.len() / STREAMS).max(1);
