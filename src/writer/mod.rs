@@ -185,7 +185,8 @@ const IN_RULE: Error =
     Error::ReadOnly { why: "a rule runs on the writer's turn and may not append, sync, close, or wait for a ticket" };
 
 impl Shared {
-    fn check_process(&self) -> Result<()> {
+    /// Whether this is the process that opened the store.
+    pub(crate) fn check_process(&self) -> Result<()> {
         if self.fork.is_child() { Err(FORKED) } else { Ok(()) }
     }
 

@@ -97,11 +97,12 @@ impl Ticket {
     ///
     /// # Errors
     /// Why it was refused; nothing of it was written then. [`Error::Stopped`] when writing or syncing failed: what
-    /// became of the commit shows when the store is opened again. [`Error::ReadOnly`] within a rule: that says nothing of
-    /// the commit.
+    /// became of the commit shows when the store is opened again. [`Error::ReadOnly`] within a rule, and in a forked child
+    /// when the answer was not there yet: that says nothing of the commit.
     pub fn wait(self) -> Result<Receipt> {
         while !self.group.is_answered() {
             let Some(shared) = self.group.shared.upgrade() else { break };
+            shared.check_process()?;
             shared.check_may_wait()?;
             if shared.lead(|| self.group.is_answered()) {
                 break;

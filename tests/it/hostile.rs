@@ -5,9 +5,10 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, mpsc};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use towpath::{Durability, Error, NewEvent, Options, Query, Store, inspect};
+use towpath::{Commit, Durability, Error, NewEvent, Options, Query, Store, inspect};
 
 use crate::support::child::{self, say};
 use crate::support::files::{self, FRAMES};
@@ -295,6 +296,41 @@ fn a_forked_child_cannot_write_and_does_not_hang() {
     let scratch = Scratch::new();
     assert_eq!(child::said(child::command(NAME, "fork", &scratch.store_path())), ["done"]);
     assert_eq!(told::all(&scratch.open()).len(), 4);
+}
+
+/// C13: the parent writes what was submitted, and nobody else.
+#[test]
+fn a_forked_child_does_not_take_the_writers_turn_for_a_ticket_nor_waits_for_one_for_ever() {
+    const NAME: &str = "hostile::a_forked_child_does_not_take_the_writers_turn_for_a_ticket_nor_waits_for_one_for_ever";
+    if let Some((_, path)) = child::role() {
+        let store = small().durability(Durability::Os).open(&path).unwrap();
+        let (begun, begins) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        let goes_on = Mutex::new(goes_on);
+        let mut held = Commit::new();
+        held.event("s-1", event(b"held")).rule(move |_, _| {
+            begun.send(()).unwrap();
+            goes_on.lock().unwrap().recv().map_err(|error| error.to_string())
+        });
+        let held = store.submit(&held).unwrap();
+        begins.recv().unwrap();
+        let mut behind = Commit::new();
+        let behind = store.submit(behind.event("s-1", event(b"behind"))).unwrap();
+        // SAFETY: the child calls what is under test, which must work in a forked child, and ends by `_exit`.
+        let pid = unsafe { fork() };
+        if pid == 0 {
+            let told = matches!(behind.wait(), Err(Error::ReadOnly { .. }));
+            // SAFETY: ends this process, without running what belongs to its parent.
+            unsafe { _exit(if told { 42 } else { 1 }) };
+        }
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap();
+        go_on.send(()).unwrap();
+        let positions = (held.wait().unwrap().first().get(), behind.wait().unwrap().first().get());
+        return say(format!("{:?} {positions:?}", status.exit_status()));
+    }
+    let scratch = Scratch::new();
+    assert_eq!(child::said(child::command(NAME, "fork", &scratch.store_path())), ["Some(42) (1, 2)"]);
 }
 
 /// Sets the soft limit and gives it back afterwards.
