@@ -68,6 +68,10 @@ pub(crate) trait File: Send + Sync + Debug {
     /// Fills as much of `buffer` as the file has from `offset` on, and says how much.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
+    /// Refuses to let it grow over the process's limit on file sizes. To be asked before writing where nothing was allocated.
+    fn may_grow_to(&self, _len: u64) -> Result<()> {
+        Ok(())
+    }
     /// Makes a new, empty file this long, with room on the disk for all of it.
     fn allocate(&self, len: u64, prepared: Prepared) -> Result<()>;
     /// Has the file's pages in the cache soon, clean, so that whoever writes them need not make them. A hint.
@@ -318,11 +322,13 @@ impl File for RealFile {
         }
     }
 
-    fn allocate(&self, len: u64, prepared: Prepared) -> Result<()> {
+    fn may_grow_to(&self, len: u64) -> Result<()> {
         // Writing behind the limit would end the process with SIGXFSZ.
-        if is_over_limit(len) {
-            return Err(disk_full(&self.path, len));
-        }
+        if is_over_limit(len) { Err(disk_full(&self.path, len)) } else { Ok(()) }
+    }
+
+    fn allocate(&self, len: u64, prepared: Prepared) -> Result<()> {
+        self.may_grow_to(len)?;
         #[cfg(target_os = "linux")]
         let allocated = rustix::fs::fallocate(&self.handle, rustix::fs::FallocateFlags::empty(), 0, len);
         #[cfg(not(target_os = "linux"))]

@@ -409,6 +409,34 @@ fn a_limit_on_file_sizes_gives_typed_errors() {
     assert_eq!(child::said(child::command(NAME, "size", &scratch.store_path())), ["true"]);
 }
 
+/// C13: a merged index is larger than any other file of this store.
+#[test]
+fn a_merged_index_over_the_limit_on_file_sizes_is_gone_without() {
+    const NAME: &str = "hostile::a_merged_index_over_the_limit_on_file_sizes_is_gone_without";
+    if let Some((_, path)) = child::role() {
+        let fill = || {
+            let store = os().open(&path).unwrap();
+            while files::segments(&path).len() < 20 {
+                let head = store.head();
+                store.append("s-1", event(b"").tags((0..200).map(|tag| format!("{tag}-{head}")))).unwrap();
+            }
+            store.close().unwrap();
+        };
+        limited(Resource::Fsize, 160 << 10, fill);
+        let without = files::with_extension(&path, "tier").len();
+        os().open(&path).unwrap().close().unwrap();
+        let tiers = files::with_extension(&path, "tier");
+        assert!(fs::metadata(&tiers[0]).unwrap().len() > 160 << 10, "the control: it is over the limit");
+        return say(format!(
+            "{without} {} {}",
+            files::indexes(&path).len() > 15,
+            inspect::verify(&path, |_| {}).unwrap().ok
+        ));
+    }
+    let scratch = Scratch::new();
+    assert_eq!(child::said(child::command(NAME, "tier", &scratch.store_path())), ["0 true true"]);
+}
+
 /// C13: address space. What runs short here is room for maps; the heap has some.
 #[test]
 fn too_little_address_space_gives_typed_errors() {

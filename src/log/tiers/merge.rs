@@ -97,8 +97,20 @@ impl Merge {
         directory.remove(&temporary)?;
         let file = directory.create(&temporary)?;
         let merge = Self { directory, head, covered, end, sources, file, temporary, page: 0 };
-        merge.file.write_at(&merge.head.encode_directory(&merge.covered), PAGE as u64)?;
-        Ok(Some(merge))
+        let all = u64::from(merge.head.spill()) * PAGE as u64;
+        let begun = merge.file.may_grow_to(all);
+        match begun.and_then(|()| merge.write(&merge.head.encode_directory(&merge.covered), PAGE as u64)) {
+            Ok(()) => Ok(Some(merge)),
+            Err(error) => {
+                merge.abandon()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&self, bytes: &[u8], place: u64) -> Result<()> {
+        self.file.may_grow_to(place + bytes.len() as u64)?;
+        self.file.write_at(bytes, place)
     }
 
     /// How many segments the new tier covers.
@@ -128,7 +140,7 @@ impl Merge {
             bytes.extend_from_slice(&self.encode(number, &entries)?);
             self.page += 1;
         }
-        self.file.write_at(&bytes, place)?;
+        self.write(&bytes, place)?;
         if self.page < shape.main_pages() {
             return Ok(Merged::Partly);
         }
@@ -149,7 +161,7 @@ impl Merge {
             let number = spill(&self.head);
             let (here, left) = rest.split_at(rest.len().min(PAGE_ENTRIES));
             let page = self.head.encode_entries(number, here, (!left.is_empty()).then_some(number + 1));
-            self.file.write_at(&page, u64::from(number) * PAGE as u64)?;
+            self.write(&page, u64::from(number) * PAGE as u64)?;
             self.head.spill_pages += 1;
             rest = left;
         }
@@ -158,7 +170,7 @@ impl Merge {
 
     /// Not synced: whatever a power cut leaves of the file, its checksums tell, and it is made again.
     fn finish(&mut self, parts: &Parts) -> Result<()> {
-        self.file.write_at(&self.head.encode(), 0)?;
+        self.write(&self.head.encode(), 0)?;
         let (first, segments) = (self.head.first, self.covered.len());
         self.directory.rename(&self.temporary, &header::tier_name(first, segments))?;
         let Some(tier) = Tier::open(&*self.directory, self.head.store, first, segments) else { return Ok(()) };
