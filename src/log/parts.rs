@@ -12,7 +12,7 @@ use crate::log::index::Index;
 use crate::log::scan::data_end;
 use crate::log::tiers::file::Tier;
 use crate::log::tiers::search::Search;
-use crate::log::tiers::{FAN_IN, Tiers};
+use crate::log::tiers::{Covering, FAN_IN, Tiers};
 use crate::segment::disk::Directory;
 use crate::segment::map::Access;
 use crate::segment::{Segment, bad_header};
@@ -142,7 +142,7 @@ impl Parts {
     /// one: of the newest nothing is known.
     pub(crate) fn search_forward(&self, mut from: Position, search: &mut Search) -> Result<Arc<Part>> {
         loop {
-            let Some(covering) = self.tiers.over(from) else { return self.of(from) };
+            let Some(covering) = self.tier_over(from) else { return self.of(from) };
             let begins = self.begins(from);
             match search.ask(&covering) {
                 Ok(None) => return self.of(from),
@@ -158,7 +158,7 @@ impl Parts {
     /// The latest part that holds a position or comes before it, and that may hold what is searched for.
     pub(crate) fn search_back(&self, mut until: Position, search: &mut Search) -> Result<Option<Arc<Part>>> {
         while until >= self.oldest() && until > Position::START {
-            let Some(covering) = self.tiers.over(until) else { return self.of(until).map(Some) };
+            let Some(covering) = self.tier_over(until) else { return self.of(until).map(Some) };
             match search.ask(&covering) {
                 Ok(None) => return self.of(until).map(Some),
                 Ok(Some(firsts)) => match firsts[..firsts.partition_point(|first| *first <= until)].last() {
@@ -169,6 +169,21 @@ impl Parts {
             }
         }
         Ok(None)
+    }
+
+    /// The tier that covers a position.
+    fn tier_over(&self, position: Position) -> Option<Covering> {
+        let covering = self.tiers.over(position)?;
+        if self.is_of_these(&covering.tier) {
+            return Some(covering);
+        }
+        self.forget(&covering.tier);
+        None
+    }
+
+    /// Whether a tier is of these segments.
+    pub(crate) fn is_of_these(&self, tier: &Tier) -> bool {
+        tier.is_of(|last| read_header(&*self.directory, last).ok().map(|header| header.nonce))
     }
 
     /// Takes in the tier files that there are. The writer removes those that are of no use.

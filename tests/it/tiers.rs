@@ -257,3 +257,42 @@ fn a_damaged_segment_is_not_merged_and_is_told_of_all_the_same() {
     let (_, errors) = told::read(&store, Query::new().tags(["rare-1"]));
     assert!(matches!(&errors[..], [Error::Damaged(damage)] if damage.segment == files::name(damaged)), "{errors:?}");
 }
+
+#[test]
+fn a_merged_index_of_a_copy_that_went_on_differently_is_not_used() {
+    let scratch = Scratch::new();
+    let [path, other] = ["one", "other"].map(|name| scratch.path().join(name));
+    let add = |store: &Store, tag: &str| {
+        let event = NewEvent::new("t", &[0; PAYLOAD]).tag(tag);
+        store.append("s-1", event).unwrap();
+    };
+    let store = os().open(&path).unwrap();
+    while files::segments(&path).len() < 3 {
+        add(&store, "both");
+    }
+    store.close().unwrap();
+    files::copy(&path, &other);
+    for (path, name) in [(&path, "one"), (&other, "two")] {
+        let store = os().open(path).unwrap();
+        while files::segments(path).len() < 12 {
+            add(&store, &format!("{name}-{}", store.head()));
+        }
+        until_merged(path, 1 + 3);
+        store.close().unwrap();
+    }
+    let segments = |path: &Path| files::segments(path).iter().map(|file| files::name(file)).collect::<Vec<_>>();
+    assert_eq!(segments(&path), segments(&other), "the control: nothing but their contents tells them apart");
+    let all = told::all(&Store::open_read_only(&path).unwrap());
+    for tier in tiers(&other) {
+        fs::copy(&tier, path.join(files::name(&tier))).unwrap();
+    }
+    // By tag only: reading everything would meet segments that are not those of the tier.
+    let bearers = |store: &Store, tag: &str| {
+        store.read(Query::new().tags([tag])).map(|event| Told::of(&event.unwrap())).collect::<Vec<_>>()
+    };
+    for store in [Store::open_read_only(&path).unwrap(), os().open(&path).unwrap()] {
+        for event in all.iter().rev().filter(|event| event.tags[0] != "both") {
+            assert_eq!(bearers(&store, &event.tags[0]), [event.clone()]);
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! A tier file, mapped. Each page is checked when it is first used.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::format::frame::Nonce;
 use crate::format::term::Term;
 use crate::format::tier::{Entries, Head};
@@ -22,6 +24,8 @@ pub(crate) struct Tier {
     pub(super) covered: Vec<(Position, Nonce)>,
     map: Map,
     checked: Checked,
+    /// Whether it was found to be of the segments that stand there.
+    confirmed: AtomicBool,
 }
 
 impl Tier {
@@ -41,7 +45,7 @@ impl Tier {
         let head = Head::decode(bytes.get(..PAGE)?, map.len())?;
         let covered = head.decode_directory(bytes)?;
         let checked = Checked::new(head.pages() as usize);
-        Some(Self { head, covered, map, checked })
+        Some(Self { head, covered, map, checked, confirmed: AtomicBool::new(false) })
     }
 
     /// The name of its file.
@@ -52,6 +56,25 @@ impl Tier {
     /// Bytes of its file.
     pub(crate) fn len(&self) -> u64 {
         self.map.len()
+    }
+
+    /// Whether it is of the segments that stand there, given the nonce of the one that begins at a position. Asked once.
+    ///
+    /// A copy of the store that went on by itself has files of the same names. Where two histories part every later
+    /// segment is another one, so the last one tells.
+    pub(crate) fn is_of(&self, nonce: impl FnOnce(Position) -> Option<Nonce>) -> bool {
+        let Some((last, expected)) = self.covered.last() else { return false };
+        if self.confirmed.load(Ordering::Relaxed) {
+            return true;
+        }
+        match nonce(*last) {
+            Some(found) => {
+                self.confirmed.store(found == *expected, Ordering::Relaxed);
+                found == *expected
+            }
+            // Whoever reads there is told.
+            None => true,
+        }
     }
 
     /// Whether it names a segment, by its number, for every term of that segment's own index, and both are sound.

@@ -74,6 +74,10 @@ impl Merge {
                     Kind::Index { file, first: *first, at: 0 }
                 }
                 Cover::Tier(tier) => {
+                    if !parts.is_of_these(tier) {
+                        parts.forget(tier);
+                        return Ok(None);
+                    }
                     covered.extend(&tier.covered);
                     store = tier.head.store;
                     entries += tier.head.entries;
