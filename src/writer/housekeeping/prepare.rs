@@ -1,0 +1,48 @@
+//! The thread that makes the next segment ready, and lets go of old ones.
+
+use crate::log::grow::Spare;
+use crate::segment::disk::File;
+use crate::sync::guard;
+use crate::writer::housekeeping::{Desk, Jobs, Ordered};
+
+/// Bytes of a spare whose pages are made in one go: some 50 µs.
+const WARMED: u64 = 128 << 10;
+
+impl Desk {
+    /// Makes a spare when one is ordered. A failure is not told here: the writer tries for itself and tells its caller.
+    /// Lets go of what was left, too.
+    pub(super) fn prepare_spares(&self) {
+        let take = |jobs: &mut Jobs| {
+            let left = std::mem::take(&mut jobs.left);
+            let ordered = jobs.prepare.take();
+            jobs.preparing = ordered.is_some();
+            (ordered.is_some() || !left.is_empty()).then_some((ordered, left))
+        };
+        while let Some((ordered, _left)) = self.next(take, true) {
+            let Some(Ordered { size, warm }) = ordered else { continue };
+            let spare = Spare::prepare(&*self.log.directory, size, self.manner).ok();
+            let file = spare.as_ref().filter(|_| warm).map(|spare| spare.file().clone());
+            {
+                let mut jobs = guard(&self.jobs);
+                jobs.preparing = false;
+                jobs.spare = spare;
+                self.changed.notify_all();
+            }
+            if let Some(file) = file {
+                self.warm(&*file, size);
+            }
+        }
+    }
+
+    /// Has the kernel make the pages of a spare, which are zeroes, while the segment before is still being filled.
+    fn warm(&self, file: &dyn File, size: u64) {
+        for at in (0..size).step_by(WARMED as usize) {
+            if guard(&self.jobs).ending {
+                return;
+            }
+            file.warm(at, WARMED.min(size - at));
+            // Whoever appends or reads on this core goes first.
+            std::thread::yield_now();
+        }
+    }
+}
