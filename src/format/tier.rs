@@ -28,7 +28,9 @@ const BODY: usize = 8;
 
 /// Entries of one page.
 pub(crate) const PAGE_ENTRIES: usize = (PAGE - BODY) / 4;
-/// Entries that a page has on the average. Hashes spread so evenly that more than fit come on one page in 10^10.
+/// Entries that a main page has on the average. Hashes spread so evenly that, where each is borne by one segment, more
+/// than fit come on one page in 10^10. A term has an entry for each segment that bears it, all on one page: where many bear
+/// the same, pages spill, and others have room.
 const USUAL_ENTRIES: u64 = 832;
 /// What no entry is; it fills the rest of a page.
 const NO_ENTRY: u32 = u32::MAX;

@@ -19,7 +19,7 @@ use crate::segment::{Segment, bad_header};
 use crate::sync::guard;
 
 /// How many sealed segments stay mapped when nobody reads them. Each takes two maps and about a kilobyte; opening one again
-/// takes ten microseconds, and a look-up that finds nothing asks them all.
+/// takes ten microseconds.
 const KEPT_OPEN: usize = 4096;
 
 /// A segment and its index.
@@ -33,8 +33,8 @@ pub(crate) struct Part {
 #[derive(Debug)]
 pub(crate) struct Parts {
     directory: Arc<dyn Directory>,
-    store: StoreId,
-    /// Whether missing index files may be written.
+    pub(super) store: StoreId,
+    /// Whether index files and tiers may be written and removed.
     access: Access,
     slots: RwLock<Vec<Arc<Slot>>>,
     newest: RwLock<Arc<Part>>,
@@ -189,16 +189,20 @@ impl Parts {
     /// Takes in the tier files that there are. The writer removes those that are of no use.
     pub(crate) fn find_tiers(&self) -> Result<()> {
         let needless = self.tiers.find(&*self.directory, self.store, &self.firsts(), &self.directory.names()?);
-        if self.access == Access::Write {
+        if self.access == Access::Write && !needless.is_empty() {
             needless.iter().try_for_each(|name| self.directory.remove(name))?;
+            // Where recovery cut segments, others will come under the same names. No power cut may bring back what was
+            // said of the old ones.
+            self.directory.sync()?;
         }
         Ok(())
     }
 
     /// Goes without a tier that is not what was written. The writer removes its file, so that it is made again.
     pub(crate) fn forget(&self, tier: &Arc<Tier>) {
-        self.tiers.drop(tier);
-        if self.access == Access::Write {
+        let was_there = self.tiers.remove(tier);
+        // Who comes later may find one of the same name that was made again.
+        if was_there && self.access == Access::Write {
             // When that fails, the next who opens the store finds out again.
             let _still_there = self.directory.remove(&tier.name());
         }

@@ -246,7 +246,8 @@ fn check_newest_is_there(directory: &dyn Directory, left: Option<Left>, there: &
     }
 }
 
-/// Every segment that the newest one names has to be there, none else (both lists rise), and the one before it has to be the one it knows.
+/// Every segment that the newest one names has to be there, none else, and the one before it has to be the one it knows.
+/// Both lists rise.
 fn check_chain(directory: &dyn Directory, newest: &Segment, named: &[Position], there: &[Position]) -> Result<()> {
     let path = |first: &Position| directory.path().join(header::file_name(*first));
     if let Some(missing) = named.iter().find(|first| there.binary_search(first).is_err()) {

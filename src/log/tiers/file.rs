@@ -39,7 +39,7 @@ impl Tier {
     }
 
     /// Over the bytes of a file. `None` when they are not those of a tier file.
-    pub(super) fn over(map: Map) -> Option<Self> {
+    pub(crate) fn over(map: Map) -> Option<Self> {
         map.allow(map.len());
         let bytes = map.bytes(0..map.len());
         let head = Head::decode(bytes.get(..PAGE)?, map.len())?;
@@ -93,7 +93,7 @@ impl Tier {
     }
 
     /// Calls `each` with the number of every segment that may bear a term, rising.
-    pub(super) fn bearing(&self, term: Term, mut each: impl FnMut(usize)) -> Result<(), Unsound> {
+    pub(crate) fn bearing(&self, term: Term, mut each: impl FnMut(usize)) -> Result<(), Unsound> {
         let shape = self.head.shape;
         let prefix = shape.prefix(term);
         let page = shape.page(prefix);

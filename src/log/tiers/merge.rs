@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::format::frame::Nonce;
 use crate::format::tier::{Head, PAGE_ENTRIES, Shape};
 use crate::format::{PAGE, header};
-use crate::id::{Position, StoreId};
+use crate::id::Position;
 use crate::log::checked::Unsound;
 use crate::log::index::file::IndexFile;
 use crate::log::parts::Parts;
@@ -58,7 +58,6 @@ impl Merge {
     /// Begins to merge neighbours, one at least. `None` when one of them cannot be: it is left out of what is merged next.
     pub(crate) fn begin(parts: &Parts, directory: Arc<dyn Directory>, covers: &[Cover]) -> Result<Option<Self>> {
         let (mut covered, mut sources, mut entries, mut known_bits) = (Vec::new(), Vec::new(), 0, 64);
-        let mut store = StoreId([0; 16]);
         for cover in covers {
             let base = covered.len() as u32;
             let kind = match cover {
@@ -69,7 +68,6 @@ impl Merge {
                         return Ok(None);
                     };
                     covered.push((*first, part.segment.header.nonce));
-                    store = part.segment.header.store;
                     entries += file.terms() as u64;
                     Kind::Index { file, first: *first, at: 0 }
                 }
@@ -79,7 +77,6 @@ impl Merge {
                         return Ok(None);
                     }
                     covered.extend(&tier.covered);
-                    store = tier.head.store;
                     entries += tier.head.entries;
                     known_bits = known_bits.min(tier.head.shape.prefix_bits());
                     Kind::Tier { tier: tier.clone(), page: 0, number: tier.head.main_page(0), at: 0 }
@@ -95,7 +92,7 @@ impl Merge {
         };
         let segments = covered.len() as u32;
         let salt = nonce.0 ^ segments;
-        let head = Head { store, salt, first, segments, entries: 0, shape, spill_pages: 0 };
+        let head = Head { store: parts.store, salt, first, segments, entries: 0, shape, spill_pages: 0 };
 
         let temporary = format!("{}.tmp", header::tier_name(first, covered.len()));
         directory.remove(&temporary)?;
@@ -177,7 +174,11 @@ impl Merge {
         self.write(&self.head.encode(), 0)?;
         let (first, segments) = (self.head.first, self.covered.len());
         self.directory.rename(&self.temporary, &header::tier_name(first, segments))?;
-        let Some(tier) = Tier::open(&*self.directory, self.head.store, first, segments) else { return Ok(()) };
+        let Some(tier) = Tier::open(&*self.directory, self.head.store, first, segments) else {
+            // Making it once more would not help: there may be no more maps.
+            parts.tiers.bar(first);
+            return Ok(());
+        };
         parts.tiers.put(tier, self.end);
         for source in &self.sources {
             if let Kind::Tier { tier, .. } = &source.kind {

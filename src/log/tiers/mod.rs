@@ -120,9 +120,13 @@ impl Tiers {
         });
     }
 
-    /// Goes without a tier: it is not what was written.
-    pub(crate) fn drop(&self, tier: &Arc<Tier>) {
-        self.change(|list| list.retain(|covering| !Arc::ptr_eq(&covering.tier, tier)));
+    /// Goes without a tier: it is not what was written. Says whether it was there.
+    pub(crate) fn remove(&self, tier: &Arc<Tier>) -> bool {
+        self.change(|list| {
+            let before = list.len();
+            list.retain(|covering| !Arc::ptr_eq(&covering.tier, tier));
+            list.len() < before
+        })
     }
 
     /// Says that what begins at `first` cannot be merged.
@@ -161,11 +165,12 @@ impl Tiers {
         self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Covering>)) {
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<Covering>) -> T) -> T {
         let mut kept = self.list.write().unwrap_or_else(PoisonError::into_inner);
         let mut list = kept.to_vec();
-        change(&mut list);
+        let answer = change(&mut list);
         *kept = list.into();
+        answer
     }
 }
 
