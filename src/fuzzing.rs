@@ -20,7 +20,7 @@ use crate::format::control::Control;
 use crate::format::frame::{self, Found, Frame, HEADER, Nonce, Place, flag, padded};
 use crate::format::header::{self, Header};
 use crate::format::term::{Kind, Term};
-use crate::format::{PAGE, crc, lock, u16_at, u32_at};
+use crate::format::{PAGE, VERSION, crc, lock, u16_at, u32_at};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::log::grow::Manner;
 use crate::log::index::Index;
@@ -28,6 +28,7 @@ use crate::log::reader::Reader;
 use crate::log::scan::{AtDamage, Tail, scan};
 use crate::log::state::State;
 use crate::log::terms::{self, Filter};
+use crate::log::tiers::file::Tier;
 use crate::log::{Log, recover};
 use crate::segment::Segment;
 use crate::segment::disk::{File, Prepared, RealDisk};
@@ -144,6 +145,24 @@ pub fn index_file(input: &[u8]) {
         for term in frames.iter().flat_map(|frame| terms_of(*frame)) {
             assert_eq!(index.postings(term, 0, limit), memory.postings(term, 0, limit));
         }
+    }
+}
+
+/// A tier file. First byte: 1 puts all checksums right, 2 gives it a header and a directory that fit its size.
+pub fn tier_file(input: &[u8]) {
+    let Some((&mode, bytes)) = input.split_first() else { return };
+    let mut bytes = bytes.to_vec();
+    if mode & 2 == 2 {
+        forge_tier(&mut bytes);
+    }
+    if mode & 1 == 1 {
+        repair_tier(&mut bytes);
+    }
+    let Some(tier) = Map::memory(&bytes).ok().and_then(Tier::over) else { return };
+    for term in (0..64).map(|number| Term(number << 58)).chain([Term(u64::MAX)]) {
+        let mut named = 0;
+        let _unsound = tier.bearing(term, |_| named += 1);
+        assert!(named <= bytes.len() / 4, "an answer larger than the file");
     }
 }
 
@@ -449,6 +468,44 @@ fn repair_index(bytes: &mut [u8]) {
     bytes[PAGE - 4..PAGE].copy_from_slice(&sum.to_le_bytes());
 }
 
+/// Gives a file the header and the directory of a tier file of its size, with numbers that come from what stands there.
+fn forge_tier(bytes: &mut Vec<u8>) {
+    let pages = bytes.len().div_ceil(PAGE).max(3);
+    bytes.resize(pages * PAGE, 0);
+    let behind = pages as u32 - 2;
+    let segments = 1 + u32::from(bytes[12] % 64);
+    let main_pages = 1 + u32_at(bytes, 56) % behind;
+    let widest = main_pages.ilog2() + 31 - segments.next_power_of_two().trailing_zeros();
+    let prefix_bits = 1 + u32_at(bytes, 36) % widest;
+    bytes[..8].copy_from_slice(b"towtiers");
+    for (at, number) in [(8, VERSION), (12, segments), (36, prefix_bits), (56, main_pages), (60, behind - main_pages)] {
+        bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+    }
+    bytes[40..48].copy_from_slice(&1u64.to_le_bytes());
+    for segment in 0..segments as usize {
+        let at = PAGE + 8 + segment * 16;
+        bytes[at..at + 8].copy_from_slice(&(segment as u64 + 1).to_le_bytes());
+    }
+    for page in bytes[2 * PAGE..].chunks_exact_mut(PAGE) {
+        let goes_on = u32_at(page, 4) % (behind + 3);
+        page[4..8].copy_from_slice(&goes_on.to_le_bytes());
+    }
+}
+
+/// Puts every checksum of a tier file right.
+fn repair_tier(bytes: &mut [u8]) {
+    if bytes.len() < PAGE {
+        return;
+    }
+    let salt = u32_at(bytes, 32);
+    for (number, page) in (0u32..).zip(bytes.chunks_exact_mut(PAGE)).skip(1) {
+        let sum = crc(crc(salt, &number.to_le_bytes()), &page[4..]);
+        page[..4].copy_from_slice(&sum.to_le_bytes());
+    }
+    let sum = crc(0, &bytes[..PAGE - 4]);
+    bytes[PAGE - 4..PAGE].copy_from_slice(&sum.to_le_bytes());
+}
+
 /// A sealed segment with a few events, and its frames.
 fn sample_segment() -> (Arc<Segment>, Vec<Frame<'static>>) {
     static BODY: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
@@ -607,6 +664,25 @@ mod tests {
     }
 
     #[test]
+    fn kept_tier_files_still_pass() {
+        replay("tier_file", tier_file);
+    }
+
+    /// As many inputs as a unit test can afford: pages that go on in each other, with entries of all sizes.
+    #[test]
+    fn forged_tier_files_are_harmless() {
+        let mut seed = 11u64;
+        for _ in 0..300 {
+            let mut input = vec![3];
+            for _ in 0..PAGE * (3 + (seed >> 33) as usize % 4) / 8 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                input.extend_from_slice(&(seed >> (seed >> 59)).to_le_bytes());
+            }
+            assert!(catch_unwind(|| tier_file(&input)).is_ok(), "{input:?}");
+        }
+    }
+
+    #[test]
     fn kept_segments_still_pass() {
         replay("segment_scan", segment_scan);
     }
@@ -636,5 +712,12 @@ mod tests {
         let forged = Index::of_bytes(segment.clone(), &index).unwrap();
         let _any = forged.count(first, segment.written());
         assert!(forged.is_file(), "a repaired one is");
+
+        let mut tier = vec![0; 4 * PAGE];
+        let over = |bytes: &[u8]| Tier::over(Map::memory(bytes).unwrap());
+        forge_tier(&mut tier);
+        assert!(over(&tier).is_none());
+        repair_tier(&mut tier);
+        assert!(over(&tier).unwrap().bearing(first, |_| ()).is_ok());
     }
 }
