@@ -548,8 +548,11 @@ fn strange_things_in_the_place_of_a_file_are_told_or_harmless() {
     let path = three_segments(&scratch);
     let work = scratch.path().join("work");
     let mut places: Vec<String> = files::snapshot(&path).keys().map(|path| files::name(path)).collect();
-    places.extend(["spare.tmp".to_owned(), "00000000000000000001.idx.tmp".to_owned(), "quarantine".to_owned()]);
-    assert!(places.len() >= 9 && places.contains(&"LOCK".to_owned()), "{places:?}");
+    let absent = ["spare.tmp", "00000000000000000001.idx.tmp", "00000000000000000001-2.tier.tmp", "quarantine"];
+    places.extend(absent.map(str::to_owned));
+    // What would cover the two sealed segments.
+    places.push("00000000000000000001-2.tier".to_owned());
+    assert!(places.len() >= 11 && places.contains(&"LOCK".to_owned()), "{places:?}");
     for (at, (kind, _)) in kinds.iter().enumerate() {
         for place in &places {
             if place == "quarantine" && path.join(place).exists() {

@@ -5,6 +5,7 @@ use std::fs;
 use towpath::{Commit, Durability, NewEvent, Options, Position, Query, ReadCost, Reader, Revision, Store};
 
 use crate::support::Scratch;
+use crate::support::files;
 
 /// Events of the log.
 const EVENTS: u64 = 40_000;
@@ -32,8 +33,8 @@ impl Cost {
     }
 }
 
-/// Writes events from one position to another. Every hundredth bears the tag "dozen", every other hundredth and every
-/// ten thousandth of those the tag "other"; every second has the type "even".
+/// Writes events from one position to another. Every hundredth bears the tag "hundredth"; those half way between, and every
+/// ten thousandth, the tag "other". Every second has the type "even".
 fn write(store: &Store, positions: std::ops::RangeInclusive<u64>) {
     let mut commit = Commit::new();
     for position in positions.clone() {
@@ -75,8 +76,7 @@ fn log(dir: &Scratch) -> Store {
 }
 
 fn segments(dir: &Scratch) -> usize {
-    let names = fs::read_dir(dir.store_path()).unwrap().map(|entry| entry.unwrap().file_name());
-    names.filter(|name| name.to_string_lossy().ends_with(".seg")).count()
+    files::segments(&dir.store_path()).len()
 }
 
 fn rare() -> Query {
@@ -108,11 +108,8 @@ fn a_tag_of_one_in_ten_thousand_costs_its_matches_and_not_the_log() {
     drop(scan);
 
     store.close().unwrap();
-    for entry in fs::read_dir(dir.store_path()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|kind| kind == "idx") {
-            fs::remove_file(path).unwrap();
-        }
+    for index in files::indexes(&dir.store_path()) {
+        fs::remove_file(index).unwrap();
     }
     let bare = Cost::of(Store::open_read_only(dir.store_path()).unwrap().read(rare()));
     assert_eq!(bare.found, RARE.len() as u64);

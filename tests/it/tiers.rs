@@ -1,7 +1,6 @@
 //! Index files merged in tiers: the same answers as without, from fewer files; C2, C12, R6 for the files themselves.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -117,6 +116,8 @@ fn merged_indexes_answer_as_those_of_single_segments_do_and_as_the_events_say() 
     let scratch = Scratch::new();
     let path = merged(&scratch);
     assert!(inspect::verify(&path, |_| {}).unwrap().ok);
+    let spill_pages = |tier: &PathBuf| u32::from_le_bytes(fs::read(tier).unwrap()[60..64].try_into().unwrap());
+    assert!(tiers(&path).iter().any(|tier| spill_pages(tier) > 0), "pages that many segments share terms on spill");
     let with = ask(&Store::open_read_only(&path).unwrap());
 
     let all = told::all(&Store::open_read_only(&path).unwrap());
@@ -181,11 +182,6 @@ fn a_reader_in_step_with_a_writer_finds_what_is_merged_meanwhile() {
     assert_eq!(ask(&reader), ask(&store));
 }
 
-/// Writes over some bytes of a file.
-fn write_over(path: &Path, offset: u64, bytes: &[u8]) {
-    fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
-}
-
 #[test]
 fn a_damaged_merged_index_is_gone_without_and_made_again() {
     let scratch = Scratch::new();
@@ -199,7 +195,7 @@ fn a_damaged_merged_index_is_gone_without_and_made_again() {
             return;
         }
         let whole = fs::read(&largest).unwrap();
-        write_over(&largest, page * 4096 + 2000, &[whole[page as usize * 4096 + 2000] ^ 1]);
+        files::flip(&largest, page * 4096 + 2000, 0);
         assert_eq!(ask(&Store::open_read_only(&path).unwrap()), sound, "page {page}");
         let store = os().open(&path).unwrap();
         assert_eq!(ask(&store), sound, "page {page}");
@@ -250,7 +246,7 @@ fn a_damaged_segment_is_not_merged_and_is_told_of_all_the_same() {
         fs::remove_file(file).unwrap();
     }
     let damaged = &files::segments(&path)[20];
-    write_over(damaged, files::FRAMES + 20_000, &[7; 100]);
+    files::overwrite(damaged, files::FRAMES + 20_000, &[7; 100]);
     let store = os().open(&path).unwrap();
     // 20 before it: two tiers and four; itself; 62 behind it: seven tiers and six.
     until_merged(&path, 2 + 4 + 1 + 7 + 6);

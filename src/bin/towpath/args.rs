@@ -58,8 +58,8 @@ p99, p99.9 and max:
 
 and how often that was, and how many segments were sealed meanwhile.
 
-`anon_mib` is the anonymous memory of the process at the end of a workload, `disk_bytes_per_event` what the segments and
-index files hold once the store is closed, without the blank end of the newest segment. The store is left in DIR.";
+`anon_mib` is the anonymous memory of the process at the end of a workload, `disk_bytes_per_event` what segments, index
+files and tiers hold once the store is closed, without the blank end of the newest segment. The store is left in DIR.";
 
 const FORWARD_HELP: &str = "\
 Addresses:

@@ -9,7 +9,7 @@ use crate::failure::{Failure, Result};
 /// Bytes that are looked at together for something that is not blank.
 const BLOCK: u64 = 1 << 20;
 
-/// What segments and index files hold, without the blank end of the newest segment, which waits for events to come.
+/// What segments, index files and tiers hold, without the blank end of the newest segment, which waits for events to come.
 pub(crate) fn used(dir: &Path) -> Result<u64> {
     sum(dir).map_err(|error| Failure::because(format!("could not read {}", dir.display()), &error))
 }
@@ -19,7 +19,7 @@ fn sum(dir: &Path) -> io::Result<u64> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         match path.extension().and_then(|kind| kind.to_str()) {
-            Some("idx") => bytes += fs::metadata(&path)?.len(),
+            Some("idx" | "tier") => bytes += fs::metadata(&path)?.len(),
             Some("seg") => bytes += without_blank_end(&mut File::open(&path)?)?,
             _ => {}
         }

@@ -80,7 +80,7 @@ fn receive(cursor: &mut Cursor, schedule: Schedule) -> Result<(Times, Times)> {
         }
         if batch.is_empty() {
             let (came, all) = (events.count(), schedule.events);
-            return Err(Failure::new(format!("{came} of {all} events came, then none for 5 s")));
+            return Err(Failure::new(format!("{came} of {all} events came, then none for {PATIENCE:?}")));
         }
     }
     Ok((events, calls))
