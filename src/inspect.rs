@@ -36,8 +36,8 @@ pub struct Summary {
     pub streams: u64,
     /// Segment files.
     pub segments: u64,
-    /// Index files that a look-up for what is nowhere asks, besides the newest segment: those of merged segments, and
-    /// those of segments that are not merged yet.
+    /// Files that a look-up for what is nowhere asks, besides the newest segment's index: tiers, and the index files of
+    /// segments that no tier covers yet.
     pub index_files: u64,
     /// Bytes of all files of the store.
     pub bytes: u64,
@@ -183,7 +183,7 @@ pub fn types(path: impl AsRef<Path>) -> Result<Survey<TypeSummary>> {
 }
 
 /// Checks every byte of a store: checksums, order of positions, revisions and times, whole commits, how the segments
-/// follow each other, the index files against the events, and the merged ones against them. Damage is told, not repaired.
+/// follow each other, the index files against the events, and the tiers against the index files. Damage is told, not repaired.
 ///
 /// # Errors
 /// When there is no store to check, or a segment cannot be opened at all.
@@ -324,7 +324,7 @@ impl Check {
         Ok(())
     }
 
-    /// A merged index may name segments that do not bear a term. It must not leave out one that does.
+    /// A tier may name segments that do not bear a term. It must not leave out one that does.
     fn tiers(&mut self, log: &Log) -> Result<()> {
         for (tier, covered) in log.parts.tiers.all() {
             for (number, first) in covered.iter().enumerate() {

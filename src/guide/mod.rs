@@ -26,6 +26,8 @@
 //! | head | the last position that readers see |
 //! | durable | the last position that a power cut cannot take |
 //! | segment | one file of the log; a frame is one record in it |
+//! | term | what an event can be found by: its stream, a tag, a key … |
+//! | tier | a file that says which of several neighbouring segments bear a term |
 //! | canal | anything that batches of events can be pulled from |
 //! | settle | to say what became of a delivery |
 //! | group, member | a consumer that several threads share; one of them |

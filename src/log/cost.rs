@@ -22,8 +22,8 @@ pub struct ReadCost {
     pub frames: u64,
     /// The bytes of these frames, with their padding.
     pub frame_bytes: u64,
-    /// Bytes of index that answers were looked for in: of an index file the entries, of a merged one the pages, of an
-    /// index in memory the entries that were followed.
+    /// Bytes of index that answers were looked for in: of an index file the entries, of a tier the pages, of an index in
+    /// memory the entries that were followed.
     pub index_bytes: u64,
     /// Bytes of frames that an index in memory took in first. Each frame is taken in at most once while its segment has no
     /// index file, and whoever asks first pays for it.
