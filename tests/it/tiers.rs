@@ -22,10 +22,19 @@ fn os() -> Options {
     Options::new().segment_bytes(64 << 10).durability(Durability::Os)
 }
 
-/// Events of 97 streams, every fifth with a tag that many have, every 50th with one of a few, and each with a key.
-fn add(store: &Store, number: u64) {
+/// Tags that every segment has.
+fn shared() -> impl Iterator<Item = (u64, String)> {
+    (0..96).map(|number| (number % 16, format!("shared-{number}")))
+}
+
+/// Events of 97 streams, every fifth with a tag that many have, every 50th with one of a few, and each with a key and with
+/// tags that every segment has, so many that pages of merged indexes spill.
+fn commit(number: u64) -> Commit {
     let payload = vec![number as u8; PAYLOAD];
     let mut event = NewEvent::new(["placed", "shipped"][usize::from(number.is_multiple_of(7))], &payload);
+    for (_, tag) in shared().filter(|(among, _)| number % 16 == *among) {
+        event = event.tag(tag);
+    }
     if number.is_multiple_of(5) {
         event = event.tag("often");
     }
@@ -34,7 +43,11 @@ fn add(store: &Store, number: u64) {
     }
     let mut commit = Commit::new();
     commit.event(&format!("order-{}", number * 31 % 97), event);
-    store.commit(commit.key(&format!("key-{number}"))).unwrap();
+    commit
+}
+
+fn add(store: &Store, number: u64) {
+    store.commit(commit(number).key(&format!("key-{number}"))).unwrap();
 }
 
 /// Adds events until there are so many sealed segments.
@@ -86,6 +99,7 @@ struct Answers {
 }
 
 fn queries() -> Vec<Query> {
+    let all_shared = shared().map(|(_, tag)| Query::new().tags([tag])).reduce(Query::or);
     vec![
         Query::new().stream("order-31"),
         Query::new().stream("order-0").types(["shipped"]),
@@ -95,6 +109,7 @@ fn queries() -> Vec<Query> {
         Query::new().tags(["rare-1"]).or(Query::new().tags(["rare-2"]).types(["shipped"])),
         Query::new().category("order").tags(["rare-0"]),
         Query::new().tags(["never"]),
+        all_shared.unwrap(),
     ]
 }
 
@@ -144,9 +159,7 @@ fn a_key_is_found_in_a_merged_index_and_a_new_one_is_not() {
     let path = merged(&scratch);
     let store = os().open(&path).unwrap();
     let head = store.head();
-    let mut again = Commit::new();
-    let payload = vec![50; PAYLOAD];
-    again.event(&format!("order-{}", 50 * 31 % 97), NewEvent::new("placed", &payload).tag("often").tag("rare-2"));
+    let mut again = commit(50);
     let receipt = store.commit(again.key("key-50")).unwrap();
     assert!(receipt.is_duplicate() && receipt.first().get() == 51 && store.head() == head);
     assert!(matches!(store.commit(again.key("key-51")), Err(Error::KeyReused { .. })));
