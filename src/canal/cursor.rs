@@ -14,7 +14,8 @@ use crate::format::names;
 use crate::id::Position;
 use crate::log::walk;
 use crate::store::Store;
-use crate::sync::{Owned, Told, guard};
+use crate::sync::guard;
+use crate::sync::owners::{Owned, Told};
 use crate::writer::commit::Commit;
 use crate::writer::ticket::{Receipt, Ticket};
 

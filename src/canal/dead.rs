@@ -1,7 +1,6 @@
 //! Dead letters: what a group's deliveries became that failed for good. Listing, handing out again, dropping.
 
 use std::sync::Arc;
-use std::sync::Mutex;
 
 use crate::canal::Reason;
 use crate::canal::consumers::unknown;
@@ -17,6 +16,7 @@ use crate::log::ledger::ranges::Ranges;
 use crate::log::terms::Filter;
 use crate::store::Store;
 use crate::sync::guard;
+use crate::sync::primitive::Mutex;
 
 /// The dead letters of one group: [`Store::dead_letters`] gives it.
 ///

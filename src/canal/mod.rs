@@ -10,7 +10,6 @@ pub(crate) mod group;
 pub(crate) mod retry;
 pub(crate) mod subscription;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::canal::batch::Batch;
@@ -18,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::control::Control;
 use crate::id::{Position, Timestamp};
 use crate::store::Store;
+use crate::sync::primitive::atomic::{AtomicU64, Ordering};
 use crate::writer::commit::Commit;
 use crate::writer::ticket::Receipt;
 

@@ -11,7 +11,7 @@ use crate::event::query::Query;
 use crate::format::limits;
 use crate::id::Position;
 use crate::store::Store;
-use crate::sync::InCrowd;
+use crate::sync::gate::InCrowd;
 
 /// How far a subscription may fall behind unless set otherwise.
 const CAPACITY: u64 = 1 << 16;

@@ -1,6 +1,6 @@
 //! What a forwarder has done, to be looked at from other threads.
 
-use std::sync::{Arc, Mutex};
+use crate::sync::primitive::{Arc, Mutex};
 
 use crate::canal::breaker::Circuit;
 use crate::id::Timestamp;

@@ -1,6 +1,6 @@
 //! Files that are checked page by page, each page when it is first used.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::primitive::atomic::{AtomicU64, Ordering};
 
 /// A file that can be made again is not what was written.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::ops::{AddAssign, Sub};
 use std::sync::Arc;
 
 use crate::log::counts::Count;
+use crate::sync::primitive::thread_local;
 
 /// What reading has cost so far: of one reader ([`Reader::cost`](crate::Reader::cost)), or of all
 /// ([`Counters::read`](crate::Counters::read)).

@@ -1,6 +1,6 @@
 //! What an open log counts as it goes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::primitive::atomic::{AtomicU64, Ordering};
 
 /// Counted since the log was opened. Each number by itself: together they are not of one moment.
 #[derive(Debug, Default)]

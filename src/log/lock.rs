@@ -1,7 +1,6 @@
 //! Who writes a store, and how far: the lock file, seen by its owner and by readers in other processes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -11,6 +10,8 @@ use crate::format::lock::{self, Holder, NAME, word};
 use crate::id::{Position, Timestamp};
 use crate::segment::disk::{Directory, File, Prepared};
 use crate::segment::map::{Access, Map};
+use crate::sync::primitive::atomic::Ordering;
+use crate::sync::primitive::thread;
 
 /// Readers hold the lock of the file for microseconds to see whether it is taken; the writer waits that out.
 const PROBES_PASS: Duration = Duration::from_secs(2);
@@ -88,7 +89,7 @@ impl Held {
             if started.elapsed() > PROBES_PASS {
                 return Err(Error::Locked { path: directory.path().to_owned(), holder: None });
             }
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
         let map = file.map(PAGE as u64, Access::Write)?;
         let held = Self { map, file };

@@ -18,9 +18,6 @@ pub(crate) mod terms;
 pub(crate) mod tiers;
 pub(crate) mod walk;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-
 use crate::error::{Error, Result};
 use crate::format::header;
 use crate::id::{Position, StoreId};
@@ -33,7 +30,10 @@ use crate::log::state::State;
 use crate::segment::Segment;
 use crate::segment::disk::Directory;
 use crate::segment::map::Access;
-use crate::sync::{Gate, guard};
+use crate::sync::gate::Gate;
+use crate::sync::guard;
+use crate::sync::primitive::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::primitive::{Arc, Mutex};
 
 /// The log, shared by the writer and all readers of the process.
 #[derive(Debug)]

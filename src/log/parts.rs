@@ -1,7 +1,6 @@
 //! The segments of a log in their order, opened when somebody reads there.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use crate::error::{Error, Result};
 use crate::format::PAGE;
@@ -17,6 +16,8 @@ use crate::segment::disk::Directory;
 use crate::segment::map::Access;
 use crate::segment::{Segment, bad_header};
 use crate::sync::guard;
+use crate::sync::primitive::RwLockReadGuard;
+use crate::sync::primitive::{Arc, Mutex, RwLock, Weak};
 
 /// How many sealed segments stay mapped when nobody reads them. Each takes two maps and about a kilobyte; opening one again
 /// takes ten microseconds.
@@ -273,7 +274,7 @@ impl Parts {
         }
     }
 
-    fn slots(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Slot>>> {
+    fn slots(&self) -> RwLockReadGuard<'_, Vec<Arc<Slot>>> {
         self.slots.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 

@@ -1,8 +1,6 @@
 //! Opening a store: what is there, what of it is whole, and where to go on. The guide's page on recovery tells why.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -20,7 +18,11 @@ use crate::log::{Log, Side};
 use crate::segment::disk::{Directory, Disk, File, Prepared};
 use crate::segment::map::Access;
 use crate::segment::{Pen, Segment, bad_header};
-use crate::sync::Gate;
+use crate::sync::gate::Gate;
+use crate::sync::primitive::atomic::Ordering;
+use crate::sync::primitive::atomic::{AtomicBool, AtomicU64};
+use crate::sync::primitive::thread;
+use crate::sync::primitive::{Arc, Mutex};
 
 /// The folder for what recovery cut off.
 pub(crate) const QUARANTINE: &str = "quarantine";
@@ -426,7 +428,7 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
         looks += 1;
         let lives = seen.as_ref().is_some_and(Seen::writer_lives);
         if lives && progress.is_none() && looks < CHANGES_PASS {
-            std::thread::yield_now();
+            thread::yield_now();
             continue;
         }
         match read_newest(&*directory, progress) {
@@ -438,7 +440,7 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
                 let durable = progress.map_or(found.durable, |progress| progress.durable);
                 let parts = Parts::new(directory.clone(), Access::Read, &firsts, Part::new(Arc::new(segment)));
                 let log = assemble(directory, store, parts, next, found.state, Side::Reader(Mutex::new(seen)))?;
-                log.durable.store(durable.get(), std::sync::atomic::Ordering::Release);
+                log.durable.store(durable.get(), Ordering::Release);
                 return Ok((log, recovery));
             }
             Err(error) if failures >= if progress.is_some() { FAILURES_PASS } else { FAILURES_STAY } => {
@@ -446,7 +448,7 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
             }
             Err(_) => {
                 failures += 1;
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                thread::sleep(std::time::Duration::from_millis(1));
             }
         }
     }

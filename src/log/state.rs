@@ -1,12 +1,12 @@
 //! The live control state: what the control records in the log add up to.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 
 use crate::format::control::Control;
 use crate::id::Position;
 use crate::log::ledger::Ledger;
 use crate::sync::guard;
+use crate::sync::primitive::{Arc, Mutex};
 
 /// What consumers need to remember.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,7 @@
 //! Asking a reactor to stop.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use crate::sync::primitive::atomic::{AtomicU8, Ordering};
+use crate::sync::primitive::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::sync::guard;

@@ -4,7 +4,6 @@ pub(crate) mod disk;
 pub(crate) mod map;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Damage, Error, Result};
 use crate::format::PAGE;
@@ -13,6 +12,7 @@ use crate::format::header::{self, Header};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::segment::disk::{Directory, File};
 use crate::segment::map::{Access, Map};
+use crate::sync::primitive::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A segment that can be read, and written while it is the newest.
 #[derive(Debug)]

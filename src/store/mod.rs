@@ -13,7 +13,6 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, Weak};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -27,7 +26,9 @@ use crate::log::recover::Recovery;
 use crate::log::terms::Filter;
 use crate::log::walk::{self, Step};
 use crate::log::{Log, parts::Part};
-use crate::sync::{Crowd, Owners};
+use crate::sync::gate::Crowd;
+use crate::sync::owners::Owners;
+use crate::sync::primitive::{Arc, Mutex, Weak};
 use crate::writer::Writer;
 use crate::writer::commit::Commit;
 use crate::writer::staging::Patience;

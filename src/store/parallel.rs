@@ -3,8 +3,6 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::{fmt, mem, thread, vec};
 
 use crate::error::{Error, Result};
@@ -15,6 +13,8 @@ use crate::log::split::{self, Share};
 use crate::log::walk::Place;
 use crate::segment::Segment;
 use crate::sync::guard;
+use crate::sync::primitive::atomic::{AtomicBool, Ordering};
+use crate::sync::primitive::{Arc, Condvar, Mutex, PoisonError};
 
 /// Events that a thread takes at a time, and about so many bytes of them.
 const PIECE: u64 = 1024;

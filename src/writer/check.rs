@@ -12,6 +12,7 @@ use crate::id::{Position, Revision};
 use crate::log::Log;
 use crate::log::terms::Filter;
 use crate::log::walk::{self, Step, Walk};
+use crate::sync::primitive::thread_local;
 use crate::writer::commit::Conditions;
 use crate::writer::ticket::Receipt;
 use crate::writer::turn::Turn;
@@ -24,7 +25,7 @@ thread_local! {
 
 /// Whether this thread runs a caller's rule.
 pub(crate) fn is_in_rule() -> bool {
-    IN_RULE.get()
+    IN_RULE.with(Cell::get)
 }
 
 impl Turn {
@@ -58,9 +59,9 @@ impl Turn {
             }
         }
         if let Some(rule) = &conditions.rule {
-            IN_RULE.set(true);
+            IN_RULE.with(|within| within.set(true));
             let said = catch_unwind(AssertUnwindSafe(|| rule(&Proposal::new(proposed), &View::new(log, head))));
-            IN_RULE.set(false);
+            IN_RULE.with(|within| within.set(false));
             let said = said.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_text(&*panic))));
             said.map_err(|reason| Error::Refused { reason })?;
         }

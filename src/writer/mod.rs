@@ -12,9 +12,6 @@ pub(crate) mod ticket;
 pub(crate) mod turn;
 pub(crate) mod view;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -24,6 +21,11 @@ use crate::log::recover::Opened;
 use crate::log::{Log, Side};
 use crate::segment::map::ForkGuard;
 use crate::sync::guard;
+use crate::sync::primitive::PoisonError;
+use crate::sync::primitive::atomic::{AtomicBool, Ordering};
+use crate::sync::primitive::thread;
+use crate::sync::primitive::thread::JoinHandle;
+use crate::sync::primitive::{Arc, Mutex, TryLockError};
 use crate::writer::check::is_in_rule;
 use crate::writer::commit::Commit;
 use crate::writer::durability::Durability;
@@ -87,7 +89,7 @@ impl Writer {
             timer_runs: AtomicBool::new(false),
         });
         let own = shared.clone();
-        let writer = std::thread::Builder::new()
+        let writer = thread::Builder::new()
             .name("towpath-writer".to_owned())
             .spawn(move || own.run())
             .map_err(|error| Error::io("start a thread for", log.directory.path(), error))?;
@@ -144,12 +146,12 @@ impl Writer {
         shared.staging.close();
         shared.stopping.store(true, Ordering::Release);
         shared.staging.wake_writer();
-        if threads.writer.thread().id() != std::thread::current().id() && !is_in_rule() {
+        if threads.writer.thread().id() != thread::current().id() && !is_in_rule() {
             return threads.end(&shared);
         }
         // The last handle of the store was held by a commit's rule and went in it or with it, on the writer's turn or
         // thread, which cannot wait for itself.
-        let closer = std::thread::Builder::new().name("towpath-close".to_owned());
+        let closer = thread::Builder::new().name("towpath-close".to_owned());
         let spawned = closer.spawn(move || threads.end(&shared).is_ok());
         spawned.map(drop).map_err(|error| Error::io("start a thread for", self.shared.log.directory.path(), error))
     }
@@ -171,7 +173,7 @@ impl Drop for Writer {
         // An error here has nobody to be told to; whoever wants to know calls `close`. A forked child has no threads to
         // join, and must not touch what belongs to its parent: a lock may have been held when it was forked.
         if self.shared.fork.is_child() {
-            let threads = self.threads.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
             return std::mem::forget(threads.take());
         }
         let _unheard = self.end();

@@ -2,19 +2,19 @@
 //! written. Bounded; a full one makes callers wait.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::{frame, limits};
 use crate::sync::guard;
+use crate::sync::primitive::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::primitive::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use crate::writer::Shared;
 use crate::writer::commit::{Commit, Conditions};
 use crate::writer::ticket::{Group, Outcome};
 
 /// How often the writer's thread looks for work before it parks.
-const SPINS: u32 = 1_000;
+const SPINS: u32 = if cfg!(all(test, shuttle)) { 1 } else { 1_000 };
 
 /// While commits come in faster than one in a look, the writer's thread lets this many gather, for so many looks: a turn
 /// costs about as much for a hundred as for one. Whoever waits for an answer takes the turn instead of waiting for this.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::id::{Position, Revision, Timestamp};
-use crate::sync::Gate;
+use crate::sync::gate::Gate;
 use crate::writer::Shared;
 
 /// Where a commit was written.

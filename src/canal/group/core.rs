@@ -5,8 +5,6 @@
 //! the ledger's is never held while the writer is waited for.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::canal;
@@ -23,7 +21,10 @@ use crate::format::runs;
 use crate::id::Position;
 use crate::log::ledger::Ledger;
 use crate::store::Store;
-use crate::sync::{Owned, Told, guard};
+use crate::sync::guard;
+use crate::sync::owners::{Owned, Told};
+use crate::sync::primitive::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::primitive::{Arc, Mutex, MutexGuard};
 use crate::writer::commit::Commit;
 use crate::writer::ticket::{Receipt, Ticket};
 

@@ -1,7 +1,6 @@
 //! A member of a group: the canal that pulls from it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::canal::batch::Batch;
@@ -10,6 +9,7 @@ use crate::canal::group::{Group, OnFailure};
 use crate::canal::{Canal, Promises, Settlement, Token, Transact};
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::sync::primitive::atomic::Ordering;
 use crate::writer::commit::Commit;
 use crate::writer::ticket::Receipt;
 

@@ -1,7 +1,6 @@
 //! Order keys under which dead letters stand, where what follows a dead letter must not overtake it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
 
 use crate::canal::group::letter::{Head, STREAMS};
 use crate::error::Result;
@@ -10,6 +9,7 @@ use crate::log::ledger::Ledger;
 use crate::log::terms::Filter;
 use crate::store::Store;
 use crate::sync::guard;
+use crate::sync::primitive::Mutex;
 
 /// The keys that are parked. What tells them is the stream of dead letters itself.
 #[derive(Debug, Default)]

@@ -1,8 +1,6 @@
 //! What of an open group is of this process: who holds what until when, what waits, what was decided and is on its way.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::canal::group::choose::Chosen;
@@ -19,7 +17,10 @@ use crate::log::parts::Part;
 use crate::log::terms::Filter;
 use crate::log::walk::{self, Step, Walk};
 use crate::store::Store;
-use crate::sync::{Told, guard};
+use crate::sync::guard;
+use crate::sync::owners::Told;
+use crate::sync::primitive::atomic::{AtomicU32, Ordering};
+use crate::sync::primitive::{Arc, Mutex};
 use crate::writer::ticket::Ticket;
 
 /// When a lease that ran out while its delivery was being committed is looked at again.

@@ -6,9 +6,6 @@ pub(crate) mod file;
 mod memory;
 mod survey;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-
 use crate::error::Result;
 use crate::format::header;
 use crate::format::index::{Summary, Unit};
@@ -22,6 +19,8 @@ use crate::segment::disk::{Directory, Prepared};
 #[cfg(any(test, fuzzing))]
 use crate::segment::map::Map;
 use crate::sync::guard;
+use crate::sync::primitive::atomic::{AtomicBool, Ordering};
+use crate::sync::primitive::{Arc, Mutex};
 
 /// Bytes of an index file that are written between two pauses.
 const WRITTEN_AT_ONCE: usize = 64 << 10;

@@ -1,7 +1,5 @@
 //! A tier file, mapped. Each page is checked when it is first used.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crate::format::frame::Nonce;
 use crate::format::term::Term;
 use crate::format::tier::{Entries, Head};
@@ -12,6 +10,7 @@ use crate::log::cost;
 use crate::log::index::file::IndexFile;
 use crate::segment::disk::Directory;
 use crate::segment::map::{Access, Map};
+use crate::sync::primitive::atomic::{AtomicBool, Ordering};
 
 /// Which of several neighbouring segments bear a term.
 ///

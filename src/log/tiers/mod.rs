@@ -7,7 +7,6 @@ pub(crate) mod search;
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::format::header;
 use crate::format::tier::SEGMENTS_MAX;
@@ -15,6 +14,7 @@ use crate::id::{Position, StoreId};
 use crate::log::tiers::file::Tier;
 use crate::segment::disk::Directory;
 use crate::sync::guard;
+use crate::sync::primitive::{Arc, Mutex, PoisonError, RwLock};
 
 /// So many neighbours of one size become one of the next size. More would make fewer files and more to ask; what is
 /// merged is written once for each size that it goes through, so fewer would write more.

@@ -4,8 +4,6 @@ mod prepare;
 mod seal;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
 use crate::id::Position;
@@ -14,6 +12,9 @@ use crate::log::grow::{Manner, SPARE_NAME, Spare};
 use crate::log::parts::Part;
 use crate::segment::Segment;
 use crate::sync::guard;
+use crate::sync::primitive::thread;
+use crate::sync::primitive::thread::JoinHandle;
+use crate::sync::primitive::{Arc, Condvar, Mutex, PoisonError};
 
 /// So many sealed segments may wait for their index file; then the writer waits. Each keeps a file open.
 const SEALED_WAITING: usize = 64;
@@ -66,7 +67,7 @@ impl Housekeeping {
         let desk = Arc::new(Desk { log, manner, began, jobs: Mutex::default(), changed: Condvar::new() });
         let spawn = |name: &str, work: fn(&Desk)| {
             let desk = desk.clone();
-            let thread = std::thread::Builder::new().name(format!("towpath-{name}"));
+            let thread = thread::Builder::new().name(format!("towpath-{name}"));
             thread.spawn(move || work(&desk)).map_err(|error| Error::io("start a thread for", &path, error))
         };
         let prepare = spawn("prepare", Desk::prepare_spares)?;

@@ -3,6 +3,7 @@
 use crate::log::grow::Spare;
 use crate::segment::disk::File;
 use crate::sync::guard;
+use crate::sync::primitive::thread;
 use crate::writer::housekeeping::{Desk, Jobs, Ordered};
 
 /// Bytes of a spare whose pages are made in one go: some 50 µs.
@@ -42,7 +43,7 @@ impl Desk {
             }
             file.warm(at, WARMED.min(size - at));
             // Whoever appends or reads on this core goes first.
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 }

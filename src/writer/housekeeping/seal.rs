@@ -5,6 +5,7 @@ use crate::log::parts::Part;
 use crate::log::tiers::FAN_IN;
 use crate::log::tiers::merge::{Merge, Merged};
 use crate::sync::guard;
+use crate::sync::primitive::thread;
 use crate::writer::housekeeping::Desk;
 
 /// With fewer sealed segments waiting, this thread keeps in step with the writer, and has time to let others work.
@@ -73,7 +74,7 @@ impl Desk {
     /// Lets whoever waits for this core have it, unless sealed segments have begun to wait for this thread.
     fn let_others_work(&self) {
         if guard(&self.jobs).sealed.len() < SEALED_IN_STEP {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 
@@ -128,13 +129,14 @@ impl Desk {
 
 /// Lowers the priority of this thread. Where that is not allowed, it works as before.
 fn stand_back() {
-    #[cfg(target_os = "linux")]
+    // Under `cfg(shuttle)` all threads are one.
+    #[cfg(all(target_os = "linux", not(all(test, shuttle))))]
     let _unchanged = rustix::process::setpriority_process(Some(rustix::thread::gettid()), STAND_BACK);
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Condvar, Mutex};
+    use crate::sync::primitive::{Arc, Condvar, Mutex};
 
     use super::*;
     use crate::clock::SystemClock;

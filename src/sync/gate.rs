@@ -8,15 +8,16 @@ use std::time::Instant;
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 use loom::sync::{Condvar, Mutex, MutexGuard};
+
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use crate::sync::primitive::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How often a waiting thread looks again before it parks. Waking a parked thread takes microseconds, a spinning one
 /// a third of one; about 20 µs of looking costs an idle consumer nothing that can be measured.
 #[cfg(not(loom))]
-const SPINS: u32 = 1_000;
+const SPINS: u32 = if cfg!(all(test, shuttle)) { 1 } else { 1_000 };
 
 /// Cores beside one that works, one at least.
 #[cfg(not(loom))]
@@ -200,76 +201,14 @@ impl Drop for InCrowd<'_> {
     }
 }
 
-/// Names that have an owner now.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Owners(std::sync::Arc<std::sync::Mutex<std::collections::HashMap<String, Told>>>);
-
-/// What the owner of a name was told by others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Told {
-    /// How often.
-    pub(crate) times: u64,
-    /// The last time.
-    pub(crate) number: u64,
-}
-
-/// The right to a name, given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Owned {
-    owners: Owners,
-    name: String,
-}
-
-impl Owners {
-    /// Takes a name, unless it has an owner.
-    pub(crate) fn take(&self, name: &str) -> Option<Owned> {
-        let mut taken = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if taken.contains_key(name) {
-            return None;
-        }
-        taken.insert(name.to_owned(), Told::default());
-        Some(Owned { owners: self.clone(), name: name.to_owned() })
-    }
-
-    /// Tells the owner of a name, if there is one, a number.
-    pub(crate) fn tell(&self, name: &str, number: u64) {
-        if let Some(told) = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_mut(name) {
-            *told = Told { times: told.times + 1, number };
-        }
-    }
-}
-
-impl Owned {
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What the owner was told, and how often.
-    pub(crate) fn told(&self) -> Told {
-        let owners = self.owners.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        owners.get(&self.name).copied().unwrap_or_default()
-    }
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        self.owners.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&self.name);
-    }
-}
-
-/// Locks, also when another thread panicked while it held the lock: what these locks guard is never left half done.
-pub(crate) fn guard<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// The same for a gate's lock, which is loom's under loom.
+/// A gate's lock is loom's under loom.
 #[cfg(loom)]
 fn guard_gate(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     mutex.lock().unwrap()
 }
 
 #[cfg(not(loom))]
-use guard as guard_gate;
+use crate::sync::guard as guard_gate;
 
 #[cfg(all(test, loom))]
 mod tests {
