@@ -18,6 +18,7 @@ use crate::event::typed;
 use crate::event::upcast::{Encoded, Upcasters};
 use crate::format::control::Control;
 use crate::format::frame::{self, Found, Frame, HEADER, Nonce, Place, flag, padded};
+use crate::format::gap;
 use crate::format::header::{self, Header};
 use crate::format::term::{Kind, Term};
 use crate::format::{PAGE, VERSION, crc, lock, u16_at, u32_at};
@@ -220,7 +221,8 @@ fn agree(segment: &Arc<Segment>) {
         next = crate::segment::after(frame);
         offset += frame.stride() as u64;
     }
-    assert!(memory.chunks(limit) <= segment.capacity() as usize, "a table larger than the file");
+    let most = segment.capacity() + gap::MOST;
+    assert!(memory.chunks(limit) as u64 <= most, "a table larger than the file and its gaps");
     let Some(bytes) = Index::in_memory(segment.clone()).encode() else { return };
     let file = Index::of_bytes(segment.clone(), &bytes).expect("an index that was just encoded");
     assert!(file.is_file());

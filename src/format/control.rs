@@ -1,6 +1,7 @@
 //! Control records: what consumers and recovery need to remember, in the log itself. FORMAT.md, "Control records".
 
 use crate::format::definition::Definition;
+use crate::format::gap::{self, Gap};
 use crate::format::{extras, names, runs, u64_at, varint};
 use crate::id::{Position, Timestamp};
 
@@ -44,6 +45,8 @@ pub(crate) enum Control {
     Reset { group: String, scanned: Position },
     /// The store forgets a consumer.
     Removed { name: String },
+    /// No events stand here any more.
+    Gap(Gap),
 }
 
 /// How a group stands, but for its unsettled deliveries.
@@ -187,6 +190,7 @@ impl Control {
                 varint::put(&mut out, scanned.get());
             }
             Control::Removed { name } => begin(&mut out, REMOVED, name),
+            Control::Gap(gap) => gap.put(&mut out),
         }
         out
     }
@@ -281,6 +285,7 @@ impl Control {
                 Control::Reset { group, scanned: Position::new(varint::take(&mut rest)?) }
             }
             REMOVED => Control::Removed { name: take_name(&mut rest)? },
+            gap::KIND => Control::Gap(Gap::take(&mut rest)?),
             _ => return None,
         };
         rest.is_empty().then_some(record)
@@ -375,6 +380,7 @@ fn take_ranges(rest: &mut &[u8]) -> Option<Vec<(u64, u64)>> {
 pub(crate) mod tests {
     use super::*;
     use crate::event::query::Query;
+    use crate::format::gap::Reason;
 
     pub(crate) fn examples() -> Vec<Control> {
         let group = || "mail".to_owned();
@@ -419,6 +425,8 @@ pub(crate) mod tests {
             Control::Paused { group: group(), paused: false },
             Control::Reset { group: group(), scanned: Position::START },
             Control::Removed { name: group() },
+            Control::Gap(Gap { reason: Reason::Lost, positions: 300, why: "the checksum does not fit".into() }),
+            Control::Gap(Gap { reason: Reason::Removed, positions: 1, why: String::new() }),
         ]
     }
 

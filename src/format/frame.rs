@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::event::codec::Codec;
 use crate::event::draft::NewEvent;
 use crate::format::extras::{self, Extras};
+use crate::format::gap::{self, Gap};
 use crate::format::term::{Kind, Term};
 use crate::format::{crc, limits, names, u16_at, u32_at, u64_at};
 use crate::id::{Position, Revision, Timestamp};
@@ -170,6 +171,17 @@ impl<'a> Frame<'a> {
     #[inline]
     pub(crate) fn is_control(&self) -> bool {
         self.flags() & flag::CONTROL != 0
+    }
+
+    /// The positions that nothing stands at any more, when this is the record of a gap.
+    pub(crate) fn gap(&self) -> Option<Gap> {
+        if self.is_control() { gap::of(self.payload()) } else { None }
+    }
+
+    /// How many positions it takes: an event one, a control record none, unless it is a gap.
+    #[inline]
+    pub(crate) fn positions(&self) -> u64 {
+        if self.is_control() { gap::positions(self.payload()) } else { 1 }
     }
 
     pub(crate) fn codec(&self) -> Codec {

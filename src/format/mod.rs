@@ -5,6 +5,7 @@ pub(crate) mod control;
 pub(crate) mod definition;
 pub(crate) mod extras;
 pub(crate) mod frame;
+pub(crate) mod gap;
 pub(crate) mod header;
 pub(crate) mod index;
 pub mod limits;

@@ -157,6 +157,7 @@ fn agree(spec: &str) -> bool {
         ("claimed record", record(4)),
         ("settled record", record(5)),
         ("unsettled record", record(6)),
+        ("gap record", record(11)),
     ]
     .into_iter()
     .all(|(title, made)| without_end(example(spec, title)) == without_end(made))
@@ -174,6 +175,7 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
     assert_eq!(example(SPEC, "claimed record"), record(4));
     assert_eq!(example(SPEC, "settled record"), record(5));
     assert_eq!(example(SPEC, "unsettled record"), record(6));
+    assert_eq!(example(SPEC, "gap record"), record(11));
     assert!(agree(SPEC));
 
     // The control: one byte in the spec changed, in each of the examples.
@@ -188,6 +190,7 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
         ("0012  01 03 01", "0012  01 03 02"),
         ("0014  01 12", "0014  01 13"),
         ("0007  04 ab 02", "0007  04 ab 03"),
+        ("0001  ac 02", "0001  ac 03"),
     ] {
         let changed = SPEC.replacen(byte, other, 1);
         assert_ne!(changed, SPEC, "{byte}");
@@ -205,7 +208,14 @@ fn the_examples_in_the_spec_read_back() {
     assert_eq!(event.extras().headers().collect::<Vec<_>>(), ["by", "Ann"]);
     assert_eq!(SECOND_EVENT + event.stride() as u64 + control_frame().len() as u64, END);
 
-    for (title, at) in [("group record", 3), ("claimed record", 4), ("settled record", 5), ("unsettled record", 6)] {
+    let records = [
+        ("group record", 3),
+        ("claimed record", 4),
+        ("settled record", 5),
+        ("unsettled record", 6),
+        ("gap record", 11),
+    ];
+    for (title, at) in records {
         assert_eq!(Control::decode(&example(SPEC, title)).as_ref(), Some(&examples()[at]), "{title}");
     }
 

@@ -39,7 +39,7 @@ impl State {
                 self.checkpoints.remove(&name);
                 self.groups.remove(&name);
             }
-            Control::Segments(_) | Control::Closed => {}
+            Control::Segments(_) | Control::Closed | Control::Gap(_) => {}
         }
     }
 

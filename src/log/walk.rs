@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::error::{Damage, Result};
 use crate::format::PAGE;
-use crate::format::frame::{Found, padded};
+use crate::format::frame::{Found, Frame, padded};
+use crate::format::gap::Reason;
 use crate::format::index::{SPARSE, Unit};
 use crate::format::term::{Kind, Term};
 use crate::id::{Position, Revision, Timestamp};
@@ -216,8 +217,15 @@ impl Walk {
             let offset = self.offset;
             match self.part.segment.find(offset, limit) {
                 Found::Frame(frame) if frame.is_control() && frame.position() == self.next => {
+                    if frame.positions() > 0 && self.next > until {
+                        return None;
+                    }
                     self.account.cost.frame(frame.stride());
                     self.offset += frame.stride() as u64;
+                    self.next = after(frame);
+                    if let Some(lost) = lost_at(&self.part, offset, frame) {
+                        return Some(lost);
+                    }
                 }
                 Found::Frame(frame) if !frame.is_control() && frame.position() == self.next => {
                     let position = frame.position();
@@ -569,6 +577,7 @@ fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64, cost: &mut Rea
         cost.frame(frame.stride());
     }
     match found {
+        Found::Frame(frame) if frame.is_control() && frame.positions() > 0 => lost_at(part, offset, frame),
         // A sound frame out of its place is part of a damaged stretch.
         Found::Frame(_) if part.index.damage(offset).is_some() => damaged("positions do not follow each other"),
         Found::Frame(frame) if !frame.is_control() && filter.matches(frame) => {
@@ -578,6 +587,13 @@ fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64, cost: &mut Rea
         Found::Blank => damaged("a blank where a frame was"),
         Found::Bad(what) => damaged(what),
     }
+}
+
+/// What a repair wrote down about events that were lost here. What was removed on purpose is nothing to tell of.
+fn lost_at(part: &Part, offset: u64, frame: Frame<'_>) -> Option<Step> {
+    let gap = frame.gap().filter(|gap| gap.reason == Reason::Lost && gap.positions > 0)?;
+    let end = offset + frame.stride() as u64;
+    Some(Step::Damaged(Box::new(part.segment.damage(offset, end, frame.position(), gap.why))))
 }
 
 fn damage_at(part: &Part, offset: u64, limit: u64, position: Position, what: &str) -> Damage {

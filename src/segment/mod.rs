@@ -243,7 +243,7 @@ impl Segment {
     /// position after `expected`, and the real frame behind it, which bears the one after `expected`, contradicts it.
     /// Behind the last real frame the last position that can stand here does; where that is not known, sound frames that
     /// reach the end count only if they begin where the bad frame says that it ends. A control record is not begun with,
-    /// because it bears no position of its own. The work is bounded by a few passes over the stretch.
+    /// because it bears no position of its own, unless it speaks of a gap. The work is bounded by a few passes over the stretch.
     pub(crate) fn next_sound(&self, from: u64, limit: u64, expected: Position) -> Option<u64> {
         if let Some(next) = self.behind_bad_control(from, limit, expected) {
             return Some(next);
@@ -273,7 +273,7 @@ impl Segment {
                     _ => {}
                 }
                 let reachable = (offset - from) / frame::HEADER as u64 + 1;
-                if !frame.is_control() && position > expected && position.get() - expected.get() <= reachable {
+                if frame.positions() > 0 && position > expected && position.get() - expected.get() <= reachable {
                     let end = offset + frame.stride() as u64;
                     chain = Some(Chain { start: offset, end, next: after(frame) });
                     offset = end;
@@ -336,9 +336,9 @@ struct Chain {
     next: Position,
 }
 
-/// The position that follows a frame: control records take none.
+/// The position that follows a frame: control records take none, unless they speak of positions that are gone.
 pub(crate) fn after(frame: Frame<'_>) -> Position {
-    if frame.is_control() { frame.position() } else { frame.position().next() }
+    Position::new(frame.position().get().saturating_add(frame.positions()))
 }
 
 impl Pen {

@@ -19,6 +19,7 @@ mod flights;
 mod following;
 mod full_disk;
 mod fuzz_regressions;
+mod gaps;
 mod golden;
 mod graph;
 mod group;

@@ -2,12 +2,13 @@
 
 use crate::format::PAGE;
 use crate::format::frame::{Found, Frame};
+use crate::format::gap::{self, Reason};
 use crate::format::index::{SPARSE, Summary, Unit};
 use crate::format::names;
 use crate::format::term::Term;
 use crate::id::{Position, Revision, Timestamp};
 use crate::log::terms;
-use crate::segment::Segment;
+use crate::segment::{Segment, after};
 
 /// What was seen of a segment up to some offset, but for the terms.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ impl Survey {
             let offset = self.summary.end;
             match segment.find(offset, limit) {
                 Found::Frame(frame) if frame.position() == self.next && frame.is_control() => {
-                    self.summary.end += frame.stride() as u64;
+                    self.pass_over(frame, limit);
                 }
                 Found::Frame(frame) if frame.position() == self.next => {
                     self.reach(frame.position(), offset);
@@ -78,6 +79,27 @@ impl Survey {
                 }
             }
         }
+    }
+
+    /// Goes behind a control record. Events that were lost may have borne any term, as those of a damaged stretch.
+    fn pass_over(&mut self, frame: Frame<'_>, limit: u64) {
+        let offset = self.summary.end;
+        self.summary.end += frame.stride() as u64;
+        let next = after(frame);
+        if next == self.next {
+            return;
+        }
+        let is_too_far = next.get() - self.summary.first.get() > gap::MOST;
+        if is_too_far {
+            // No writer made this, and the table would grow to wherever it claims to be.
+            self.summary.end = limit;
+        } else {
+            self.reach(next.previous(), offset);
+        }
+        if is_too_far || frame.gap().is_some_and(|gap| gap.reason == Reason::Lost) {
+            self.damaged.push(Lost { unit: Unit::of(offset), position: self.next, end: self.summary.end });
+        }
+        self.next = next;
     }
 
     /// Makes the sparse table say that positions from the next one up to `position` are found by walking from `offset`.
