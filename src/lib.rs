@@ -18,6 +18,8 @@ pub mod fuzzing;
 pub mod guide;
 mod id;
 pub mod inspect;
+#[cfg(all(test, shuttle))]
+mod interleaved;
 mod log;
 mod reactor;
 mod segment;
