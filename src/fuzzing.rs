@@ -132,7 +132,7 @@ pub fn index_file(input: &[u8]) {
         for term in terms_of(*frame).into_iter().chain([Term(0), Term(u64::MAX)]) {
             let found = index.postings(term, 0, limit);
             assert!(found.len() <= bytes.len() + limit as usize, "an answer larger than the file");
-            let _any = (index.latest(term, limit, |_| true), index.count(term, limit));
+            let _any = (index.latest(term, limit, |_, _| true), index.count(term, limit));
             assert!(index.postings(term, limit, limit).iter().all(|unit| unit.offset() >= limit));
         }
     }

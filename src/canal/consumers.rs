@@ -11,6 +11,7 @@ use crate::sync::guard;
 use crate::writer::commit::Commit;
 use crate::writer::staging::Patience;
 use crate::writer::ticket::Ticket;
+use crate::writer::view;
 
 /// A consumer that the store remembers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,8 @@ pub struct Consumer {
     pub in_flight: u64,
     /// Deliveries that were passed on the way, or came back, and wait to be handed out. Always 0 for a cursor.
     pub waiting: u64,
-    /// Dead letters that were neither dropped nor redriven with success. Always 0 for a cursor.
+    /// Dead letters that were neither dropped nor redriven with success, as far as they are whole: those behind the last
+    /// whole one are not counted. Always 0 for a cursor.
     pub dead: u64,
     /// Whether it hands out nothing until it is resumed.
     pub paused: bool,
@@ -104,7 +106,7 @@ impl Store {
         };
         let mut consumers: Vec<Consumer> = state.checkpoints.iter().map(cursor).collect();
         for (name, ledger) in &state.groups {
-            let letters = self.revision(&format!("{STREAMS}{name}"))?.get();
+            let letters = view::revision_seen(&self.inner.log, &format!("{STREAMS}{name}"), self.head())?.get();
             let ledger = guard(ledger);
             let in_flight = ledger.rows.iter().filter(|row| row.claim > 0).count() as u64;
             let unsettled = ledger.rows.len() as u64;

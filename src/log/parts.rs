@@ -231,6 +231,7 @@ impl Parts {
             let _unwritten = index.write_file(&*self.directory, &mut || ());
         }
         if let Some(covering) = self.tiers.over(slot.first)
+            && !segment.is_lost()
             && covering.tier.nonce_of(slot.first) != Some(segment.header.nonce)
         {
             self.forget(&covering.tier);

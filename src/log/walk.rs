@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::error::{Damage, Result};
+use crate::error::{Damage, Error, Result};
 use crate::format::PAGE;
 use crate::format::frame::{Found, Frame, padded};
 use crate::format::gap::Reason;
@@ -488,19 +488,44 @@ pub(crate) fn at_time(log: &Log, time: Timestamp) -> Result<Position> {
 }
 
 /// The latest event up to `until` that bears a term.
+///
+/// # Errors
+/// [`Error::Damaged`] when a damaged frame that bears the term, or might, lies behind every sound one: what is said of the
+/// latest would be wrong, and a revision would be given twice, or a commit with a key written twice.
 pub(crate) fn latest(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Option<(Arc<Part>, u64, u32)>> {
+    Ok(match latest_seen(log, kind, text, until, true)? {
+        Some((part, Step::Event { offset, len, .. })) => Some((part, offset, len)),
+        Some((_, Step::Damaged(damage))) => return Err(Error::Damaged(*damage)),
+        None => None,
+    })
+}
+
+/// The latest sound event up to `until` that bears a term, whatever is damaged behind it.
+pub(crate) fn latest_sound(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Option<(Arc<Part>, Step)>> {
+    latest_seen(log, kind, text, until, false)
+}
+
+fn latest_seen(
+    log: &Log,
+    kind: Kind,
+    text: &[u8],
+    until: Position,
+    stops_at_damage: bool,
+) -> Result<Option<(Arc<Part>, Step)>> {
     let (term, filter) = (Term::of(kind, text), Filter::Exactly(kind, text.to_vec()));
     let mut search = Search::term(term);
     let mut part = log.parts.search_back(until, &mut search)?;
     while let Some(here) = part {
         let limit = here.segment.written();
-        let matching = |unit: Unit| match here.segment.find(unit.offset(), limit) {
-            Found::Frame(frame) if frame.position() <= until && filter.matches(frame) => Some(frame.len() as u32),
-            _ => None,
+        let is_it = |unit: Unit, is_lost: bool| match here.segment.find(unit.offset(), limit) {
+            _ if is_lost => stops_at_damage,
+            Found::Frame(frame) => frame.position() <= until && filter.matches(frame),
+            Found::Blank | Found::Bad(_) => stops_at_damage,
         };
-        if let Some(unit) = here.index.latest(term, limit, |unit| matching(unit).is_some()) {
-            let len = matching(unit).unwrap_or_default();
-            return Ok(Some((here, unit.offset(), len)));
+        if let Some(unit) = here.index.latest(term, limit, is_it)
+            && let Some(step) = look_up(&here, &filter, unit.offset(), limit)
+        {
+            return Ok(Some((here, step)));
         }
         part = log.parts.search_back(here.segment.first().previous(), &mut search)?;
     }

@@ -143,6 +143,11 @@ impl Segment {
         (segment.clone(), Pen { segment, end })
     }
 
+    /// Whether it cannot be opened, so that nothing of it can be read.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.header.nonce == LOST
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -217,8 +222,7 @@ impl Segment {
     pub(crate) fn find(&self, offset: u64, limit: u64) -> Found<'_> {
         let bytes = self.map.bytes(offset..limit);
         if bytes.is_empty() && offset < limit {
-            let is_lost = self.header.nonce == LOST;
-            return Found::Bad(if is_lost { "the segment cannot be opened" } else { "the file is too short" });
+            return Found::Bad(if self.is_lost() { "the segment cannot be opened" } else { "the file is too short" });
         }
         frame::find(bytes, self.header.nonce)
     }

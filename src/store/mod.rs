@@ -157,7 +157,8 @@ impl Store {
     /// # Errors
     /// Nothing is written when it says: [`Error::Conflict`], [`Error::ConditionFailed`], [`Error::Refused`],
     /// [`Error::KeyReused`], [`Error::TooLarge`], [`Error::Invalid`], [`Error::DiskFull`], [`Error::ReadOnly`],
-    /// [`Error::Closed`]. After [`Error::Stopped`] reopening tells whether it was.
+    /// [`Error::Closed`], and [`Error::Damaged`] when damage hides where a stream stands or whether an idempotency key or
+    /// a condition's event is there. After [`Error::Stopped`] reopening tells whether it was.
     pub fn commit(&self, commit: &Commit) -> Result<Receipt> {
         self.writer()?.commit(commit)
     }
@@ -266,7 +267,7 @@ impl Store {
     /// Where a stream stands; [`Revision::ABSENT`] when it does not exist.
     ///
     /// # Errors
-    /// When a segment cannot be opened.
+    /// [`Error::Damaged`] when its last event may stand in a damaged stretch. When a segment cannot be opened.
     pub fn revision(&self, stream: &str) -> Result<Revision> {
         view::revision(&self.inner.log, stream, self.head())
     }

@@ -12,7 +12,7 @@ use crate::id::{Position, Revision};
 use crate::log::Log;
 use crate::log::reader::Reader;
 use crate::log::terms::Filter;
-use crate::log::walk;
+use crate::log::walk::{self, Step};
 
 /// The events of a commit that is about to be written.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl<'a> View<'a> {
     /// Where a stream stands; [`Revision::ABSENT`] when it does not exist.
     ///
     /// # Errors
-    /// When a segment cannot be opened.
+    /// [`Error::Damaged`](crate::Error::Damaged) when its last event may stand in a damaged stretch. When a segment cannot be opened.
     pub fn revision(&self, stream: &str) -> Result<Revision> {
         revision(self.log, stream, self.head)
     }
@@ -100,7 +100,7 @@ impl<'a> View<'a> {
     /// Whether a commit with this idempotency key was written.
     ///
     /// # Errors
-    /// When a segment cannot be opened.
+    /// As [`revision`](View::revision).
     pub fn has_key(&self, key: &str) -> Result<bool> {
         let found = self.log.costs.of(|| walk::latest(self.log, Kind::Key, key.as_bytes(), self.head))?;
         Ok(found.is_some())
@@ -116,6 +116,15 @@ impl<'a> View<'a> {
 pub(crate) fn revision(log: &Log, stream: &str, until: Position) -> Result<Revision> {
     let latest = log.costs.of(|| walk::latest(log, Kind::Stream, stream.as_bytes(), until))?;
     Ok(latest.map_or(Revision::ABSENT, |(part, offset, len)| part.segment.frame(offset, len).revision()))
+}
+
+/// The revision of the last event of a stream that is whole, up to `until`.
+pub(crate) fn revision_seen(log: &Log, stream: &str, until: Position) -> Result<Revision> {
+    let latest = log.costs.of(|| walk::latest_sound(log, Kind::Stream, stream.as_bytes(), until))?;
+    Ok(match latest {
+        Some((part, Step::Event { offset, len, .. })) => part.segment.frame(offset, len).revision(),
+        Some((_, Step::Damaged(_))) | None => Revision::ABSENT,
+    })
 }
 
 /// The staged frames, one after the other.

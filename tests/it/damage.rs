@@ -362,6 +362,95 @@ fn a_lost_end_of_a_segment_is_told_backward_too() {
     assert!(store.event(towpath::Position::new(180)).is_err());
 }
 
+/// What may follow damage in a sealed segment: `lost` is the stream whose last event is damaged, `sound` another one.
+fn nothing_is_given_away_again(path: &Path, key: &str) {
+    let damaged = |result: towpath::Result<towpath::Receipt>| matches!(result, Err(Error::Damaged(_)));
+    let store = os().open(path).unwrap();
+    let head = store.head();
+    assert!(matches!(store.revision("lost"), Err(Error::Damaged(_))));
+    assert!(damaged(store.append("lost", NewEvent::new("t", ""))));
+    assert!(damaged(store.commit(Commit::new().event("new", NewEvent::new("t", "lost")).key(key))));
+    let mut asking = Commit::new();
+    asking.event("sound", NewEvent::new("t", "")).rule({
+        let key = key.to_owned();
+        move |_, view| match (view.revision("lost"), view.has_key(&key)) {
+            (Err(Error::Damaged(_)), Err(Error::Damaged(_))) => Err("both told".to_owned()),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert!(matches!(store.commit(&asking), Err(Error::Refused { reason }) if reason == "both told"));
+    assert_eq!(store.head(), head, "nothing was written");
+    // Control: where a stream stands that goes on behind the damage is known.
+    let sound = store.revision("sound").unwrap();
+    assert_eq!(store.append("sound", NewEvent::new("t", "")).unwrap().revision(), sound.next());
+    store.close().unwrap();
+}
+
+/// Two streams in a segment that is sealed, with index file or without; `sound` goes on in the newest one.
+fn a_stream_that_ends_in_a_sealed_segment(scratch: &Scratch, is_indexed: bool) -> PathBuf {
+    let store = os().open(scratch.store_path()).unwrap();
+    for stream in ["lost", "sound", "lost", "sound"] {
+        store.append(stream, NewEvent::new("t", "first")).unwrap();
+    }
+    store.commit(Commit::new().event("lost", NewEvent::new("t", "lost")).key("key")).unwrap();
+    store.append("sound", NewEvent::new("t", "last")).unwrap();
+    let path = scratch.path().join("sealed");
+    files::copy(&scratch.store_path(), &path);
+    let store = os().open(&path).unwrap();
+    store.append("sound", NewEvent::new("t", "newest")).unwrap();
+    assert_eq!(told::all(&store).len(), 7);
+    store.close().unwrap();
+    if !is_indexed {
+        files::indexes(&path).iter().for_each(|index| fs::remove_file(index).unwrap());
+    }
+    path
+}
+
+/// W1, W7, C2: a revision and a key whose event is damaged are not given away once more.
+#[test]
+fn behind_a_damaged_last_event_of_a_stream_nothing_is_appended_to_it() {
+    for is_indexed in [true, false] {
+        let scratch = Scratch::new();
+        let path = a_stream_that_ends_in_a_sealed_segment(&scratch, is_indexed);
+        let segment = files::segments(&path)[0].clone();
+        files::flip(&segment, files::frame_of(&segment, 5).offset + 45, 2);
+        nothing_is_given_away_again(&path, "key");
+        let store = os().open(&path).unwrap();
+        // Whether another one is new the index file knows. Without it, it may have been in the damaged stretch.
+        let new = store.append("brand-new", NewEvent::new("t", ""));
+        match is_indexed {
+            true => assert_eq!(new.unwrap().revision().get(), 1),
+            false => assert!(matches!(new, Err(Error::Damaged(_)))),
+        }
+        assert_eq!(store.event_at("lost", 2.into()).unwrap().unwrap().position().get(), 3);
+    }
+    // Control: damage before the last event of a stream does not matter.
+    let scratch = Scratch::new();
+    let path = a_stream_that_ends_in_a_sealed_segment(&scratch, true);
+    let segment = files::segments(&path)[0].clone();
+    files::flip(&segment, files::frame_of(&segment, 3).offset + 45, 2);
+    let store = os().open(&path).unwrap();
+    assert_eq!(store.append("lost", NewEvent::new("t", "")).unwrap().revision().get(), 4);
+    let again = store.commit(Commit::new().event("lost", NewEvent::new("t", "lost")).key("key")).unwrap();
+    assert!(again.is_duplicate() && again.first().get() == 5);
+}
+
+/// The same where the whole segment cannot be opened: its index file, if there is one, knows what was there.
+#[test]
+fn behind_a_lost_segment_nothing_is_given_away_again_either() {
+    for is_indexed in [true, false] {
+        let scratch = Scratch::new();
+        let path = a_stream_that_ends_in_a_sealed_segment(&scratch, is_indexed);
+        files::flip(&files::segments(&path)[0], 2000, 0);
+        nothing_is_given_away_again(&path, "key");
+        let store = os().open(&path).unwrap();
+        let (events, errors) = told::read(&store, Query::new());
+        assert_eq!((positions(&events)[0], errors.len()), (7, 1), "{errors:?}");
+        let new = store.append("brand-new", NewEvent::new("t", ""));
+        assert_eq!(new.is_ok(), is_indexed, "{new:?}");
+    }
+}
+
 /// The shapes of C12: payloads around a forged frame.
 fn shapes(forged: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let around = |before: usize, after: usize, filler: u8| {

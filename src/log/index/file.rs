@@ -77,7 +77,8 @@ impl IndexFile {
         let bytes = map.bytes(0..map.len());
         let layout = index::layout(bytes.get(..PAGE)?, bytes.len())?;
         let fits = layout.summary.store == segment.header.store
-            && layout.summary.nonce == segment.header.nonce
+            // What is known of a segment that is lost, it knows: which terms were there.
+            && (layout.summary.nonce == segment.header.nonce || segment.is_lost() && layout.summary.first == segment.first())
             && layout.summary.end == segment.written()
             && layout.table_is_sound(bytes);
         let checked = Checked::new(layout.pages());

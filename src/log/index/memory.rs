@@ -61,6 +61,17 @@ impl Memory {
         })
     }
 
+    /// The postings of a term and the places where frames are lost, which might bear it, latest first. Says which is which.
+    pub(super) fn latest_first(&self, term: Term) -> impl Iterator<Item = (Unit, bool)> {
+        let mut chain = self.chain(term).peekable();
+        let mut lost = self.survey.damaged.iter().rev().map(|lost| lost.unit).peekable();
+        std::iter::from_fn(move || match (chain.peek(), lost.peek()) {
+            (Some(known), Some(gone)) if known > gone => chain.next().map(|unit| (unit, false)),
+            (_, Some(_)) => lost.next().map(|unit| (unit, true)),
+            (_, None) => chain.next().map(|unit| (unit, false)),
+        })
+    }
+
     /// The postings of a term from `from` on and below `limit`, and the damaged places there, rising.
     pub(super) fn postings(&self, term: Term, from: u64, limit: u64) -> Vec<Unit> {
         let mut units: Vec<Unit> = self.chain(term).take_while(|unit| unit.offset() >= from).collect();

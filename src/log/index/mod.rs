@@ -93,12 +93,16 @@ impl Index {
         self.ask(limit, |memory| memory.postings(term, from, limit), |file| file.postings(term, from))
     }
 
-    /// The latest frame below `limit` that bears a term and that `is_it` takes.
-    pub(crate) fn latest(&self, term: Term, limit: u64, is_it: impl Fn(Unit) -> bool) -> Option<Unit> {
+    /// The latest place below `limit` that `is_it` takes, of the frames that bear a term and of the damaged places. `is_it`
+    /// is told whether it is one of these. What a file knows of frames that were damaged later it knows by their terms.
+    pub(crate) fn latest(&self, term: Term, limit: u64, is_it: impl Fn(Unit, bool) -> bool) -> Option<Unit> {
         self.ask(
             limit,
-            |memory| memory.chain(term).find(|unit| unit.offset() < limit && is_it(*unit)),
-            |file| Ok(file.postings(term, 0)?.into_iter().rev().find(|unit| is_it(*unit))),
+            |memory| {
+                let mut latest_first = memory.latest_first(term).skip_while(|(unit, _)| unit.offset() >= limit);
+                latest_first.find(|(unit, is_lost)| is_it(*unit, *is_lost)).map(|(unit, _)| unit)
+            },
+            |file| Ok(file.postings(term, 0)?.into_iter().rev().find(|unit| is_it(*unit, false))),
         )
     }
 
