@@ -246,7 +246,7 @@ impl Check {
                 Found::Blank => "a blank where frames were",
                 Found::Bad(what) => what,
             };
-            let end = segment.next_sound(offset, limit, next).unwrap_or(limit);
+            let end = part.behind_damage(offset, limit, next);
             self.verdict.damage.push(segment.damage(offset, end, next, what));
             self.lost = true;
             if let Found::Frame(frame) = segment.find(end, limit) {

@@ -106,7 +106,7 @@ impl Store {
         };
         let mut consumers: Vec<Consumer> = state.checkpoints.iter().map(cursor).collect();
         for (name, ledger) in &state.groups {
-            let letters = view::revision_seen(&self.inner.log, &format!("{STREAMS}{name}"), self.head())?.get();
+            let letters = view::revision_seen(&self.inner.log, &format!("{STREAMS}{name}"), self.head())?.0.get();
             let ledger = guard(ledger);
             let in_flight = ledger.rows.iter().filter(|row| row.claim > 0).count() as u64;
             let unsettled = ledger.rows.len() as u64;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
 use crate::format::PAGE;
+use crate::format::frame::Found;
 use crate::format::header::{self, Header};
 use crate::id::{Position, StoreId};
 use crate::log::checked::Unsound;
@@ -52,6 +53,14 @@ struct Slot {
 impl Part {
     pub(crate) fn new(segment: Arc<Segment>) -> Arc<Self> {
         Arc::new(Self { index: Index::in_memory(segment.clone()), segment })
+    }
+
+    /// Where sound frames go on behind the bad one at `from`, at which position `expected` was to come; `limit` when none
+    /// do. Where the segment's own bytes do not prove it the index file may know.
+    pub(crate) fn behind_damage(&self, from: u64, limit: u64, expected: Position) -> u64 {
+        let is_sound = |at| matches!(self.segment.find(at, limit), Found::Frame(frame) if frame.position() >= expected);
+        let known = || self.index.frame_behind(from, is_sound);
+        self.segment.next_sound(from, limit, expected).or_else(known).unwrap_or(limit)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Walking the log: event by event, forward or backward, all of them or those that an index finds.
 
+use std::cell::RefCell;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -493,43 +494,65 @@ pub(crate) fn at_time(log: &Log, time: Timestamp) -> Result<Position> {
 /// [`Error::Damaged`] when a damaged frame that bears the term, or might, lies behind every sound one: what is said of the
 /// latest would be wrong, and a revision would be given twice, or a commit with a key written twice.
 pub(crate) fn latest(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Option<(Arc<Part>, u64, u32)>> {
-    Ok(match latest_seen(log, kind, text, until, true)? {
-        Some((part, Step::Event { offset, len, .. })) => Some((part, offset, len)),
-        Some((_, Step::Damaged(damage))) => return Err(Error::Damaged(*damage)),
-        None => None,
-    })
+    let latest = latest_seen(log, kind, text, until)?;
+    match latest.lost.into_iter().next() {
+        Some(damage) => Err(Error::Damaged(damage)),
+        None => Ok(latest.sound),
+    }
+}
+
+/// The latest sound event that bears a term, and what lies behind it.
+pub(crate) struct Latest {
+    pub(crate) sound: Option<(Arc<Part>, u64, u32)>,
+    /// Damage behind it, latest first, in which events that bear the term are lost, or may be.
+    lost: Vec<Damage>,
+    /// How many such events there are at the most.
+    pub(crate) lost_events: u64,
 }
 
 /// The latest sound event up to `until` that bears a term, whatever is damaged behind it.
-pub(crate) fn latest_sound(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Option<(Arc<Part>, Step)>> {
-    latest_seen(log, kind, text, until, false)
-}
-
-fn latest_seen(
-    log: &Log,
-    kind: Kind,
-    text: &[u8],
-    until: Position,
-    stops_at_damage: bool,
-) -> Result<Option<(Arc<Part>, Step)>> {
+pub(crate) fn latest_seen(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Latest> {
     let (term, filter) = (Term::of(kind, text), Filter::Exactly(kind, text.to_vec()));
     let mut search = Search::term(term);
+    let mut latest = Latest { sound: None, lost: Vec::new(), lost_events: 0 };
     let mut part = log.parts.search_back(until, &mut search)?;
     while let Some(here) = part {
         let limit = here.segment.written();
-        let is_it = |unit: Unit, is_lost: bool| match here.segment.find(unit.offset(), limit) {
-            _ if is_lost => stops_at_damage,
-            Found::Frame(frame) => frame.position() <= until && filter.matches(frame),
-            Found::Blank | Found::Bad(_) => stops_at_damage,
+        let lost = RefCell::new(Vec::new());
+        let matching = |unit: Unit, is_lost: bool| match here.segment.find(unit.offset(), limit) {
+            Found::Frame(frame) if !is_lost => {
+                Some(frame.len() as u32).filter(|_| frame.position() <= until && filter.matches(frame))
+            }
+            Found::Frame(_) | Found::Blank | Found::Bad(_) => {
+                lost.borrow_mut().push(unit);
+                None
+            }
         };
-        if let Some(unit) = here.index.latest(term, limit, is_it)
-            && let Some(step) = look_up(&here, &filter, unit.offset(), limit)
+        let found = here.index.latest(term, limit, |unit, is_lost| matching(unit, is_lost).is_some());
+        for unit in lost.take() {
+            let Some(Step::Damaged(damage)) = look_up(&here, &filter, unit.offset(), limit) else { continue };
+            let end = damage.offset + damage.length;
+            // What an index in memory met may have been of any stream; a file names the very frame.
+            latest.lost_events += match (here.index.damage(unit.offset()), here.segment.find(end, limit)) {
+                (None, _) => 1,
+                (Some((begins, _)), Found::Frame(frame)) => frame.position().get().saturating_sub(begins.get()),
+                (Some((begins, _)), _) => {
+                    let last = here.segment.last().unwrap_or(until).min(until);
+                    last.next().get().saturating_sub(begins.get())
+                }
+            };
+            latest.lost.push(*damage);
+        }
+        if let Some(unit) = found
+            && let Found::Frame(frame) = here.segment.find(unit.offset(), limit)
         {
-            return Ok(Some((here, step)));
+            let len = frame.len() as u32;
+            latest.sound = Some((here, unit.offset(), len));
+            return Ok(latest);
         }
         part = log.parts.search_back(here.segment.first().previous(), &mut search)?;
     }
-    Ok(None)
+    Ok(latest)
 }
 
 /// The event with a revision of a stream, up to `until`. Looks at two frames a part, not at the stream.
@@ -593,7 +616,7 @@ fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64, cost: &mut Rea
     let damaged = |what| {
         let (position, end) = part.index.damage(offset).unwrap_or_else(|| {
             let position = position_at(part, offset, limit);
-            (position, part.segment.next_sound(offset, limit, position).unwrap_or(limit))
+            (position, part.behind_damage(offset, limit, position))
         });
         Some(Step::Damaged(Box::new(part.segment.damage(offset, end, position, what))))
     };
@@ -622,7 +645,7 @@ fn lost_at(part: &Part, offset: u64, frame: Frame<'_>) -> Option<Step> {
 }
 
 fn damage_at(part: &Part, offset: u64, limit: u64, position: Position, what: &str) -> Damage {
-    let end = part.segment.next_sound(offset, limit, position).unwrap_or(limit);
+    let end = part.behind_damage(offset, limit, position);
     part.segment.damage(offset, end, position, what)
 }
 
@@ -636,7 +659,7 @@ fn position_at(part: &Part, offset: u64, limit: u64) -> Position {
         match part.segment.find(at, limit) {
             Found::Frame(frame) if frame.position() == next => (at, next) = (at + frame.stride() as u64, after(frame)),
             _ => {
-                let behind = part.segment.next_sound(at, limit, next).unwrap_or(limit);
+                let behind = part.behind_damage(at, limit, next);
                 match part.segment.find(behind, limit) {
                     Found::Frame(frame) if behind <= offset => (at, next) = (behind, frame.position()),
                     _ => break,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result, panic_text};
 use crate::event::draft::Expected;
 use crate::format::frame::{Found, finished};
+use crate::format::names;
 use crate::format::term::{Kind, Term};
 use crate::id::{Position, Revision};
 use crate::log::Log;
@@ -16,7 +17,7 @@ use crate::sync::primitive::thread_local;
 use crate::writer::commit::Conditions;
 use crate::writer::ticket::Receipt;
 use crate::writer::turn::Turn;
-use crate::writer::view::{Proposal, View, frames, revision};
+use crate::writer::view::{Proposal, View, frames, revision, revision_seen};
 
 thread_local! {
     /// Whether a caller's rule runs on this thread, which must not append then.
@@ -94,7 +95,14 @@ impl Turn {
         let revision = match (found, since.min(unwritten.from).previous()) {
             (Some(revision), _) => revision,
             (None, Position::START) => Revision::ABSENT,
-            (None, until) => revision(log, stream, until)?,
+            (None, until) => match revision(log, stream, until) {
+                // A group that cannot write a dead letter would stop for good: there a revision is rather left out.
+                Err(Error::Damaged(_)) if stream.starts_with(names::OWN) => {
+                    let (seen, lost) = revision_seen(log, stream, until)?;
+                    Revision::new(seen.get() + lost)
+                }
+                found => found?,
+            },
         };
         self.streams.set(term, stream.as_bytes(), revision, self.next);
         Ok(revision)

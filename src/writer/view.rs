@@ -10,9 +10,10 @@ use crate::format::frame::{Frame, Staged};
 use crate::format::term::Kind;
 use crate::id::{Position, Revision};
 use crate::log::Log;
+use crate::log::parts::Part;
 use crate::log::reader::Reader;
 use crate::log::terms::Filter;
-use crate::log::walk::{self, Step};
+use crate::log::walk;
 
 /// The events of a commit that is about to be written.
 #[derive(Debug)]
@@ -118,13 +119,11 @@ pub(crate) fn revision(log: &Log, stream: &str, until: Position) -> Result<Revis
     Ok(latest.map_or(Revision::ABSENT, |(part, offset, len)| part.segment.frame(offset, len).revision()))
 }
 
-/// The revision of the last event of a stream that is whole, up to `until`.
-pub(crate) fn revision_seen(log: &Log, stream: &str, until: Position) -> Result<Revision> {
-    let latest = log.costs.of(|| walk::latest_sound(log, Kind::Stream, stream.as_bytes(), until))?;
-    Ok(match latest {
-        Some((part, Step::Event { offset, len, .. })) => part.segment.frame(offset, len).revision(),
-        Some((_, Step::Damaged(_))) | None => Revision::ABSENT,
-    })
+/// The revision of the last event of a stream that is whole, up to `until`, and how many more may be lost behind it.
+pub(crate) fn revision_seen(log: &Log, stream: &str, until: Position) -> Result<(Revision, u64)> {
+    let latest = log.costs.of(|| walk::latest_seen(log, Kind::Stream, stream.as_bytes(), until))?;
+    let revision = |(part, offset, len): (Arc<Part>, u64, u32)| part.segment.frame(offset, len).revision();
+    Ok((latest.sound.map_or(Revision::ABSENT, revision), latest.lost_events))
 }
 
 /// The staged frames, one after the other.

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use towpath::{Canal as _, Commit, Durability, Error, NewEvent, Options, Query, Settlement, Store, inspect};
+use towpath::{
+    Canal as _, Commit, Durability, Error, NewEvent, Options, Query, Reason, Settlement, Start, Store, inspect,
+};
 
 use crate::support::Scratch;
 use crate::support::files::{self, FRAMES, Forged};
@@ -219,6 +221,47 @@ fn several_damaged_stretches_are_told_one_by_one() {
         })
         .collect();
     assert_eq!(places, [1, 5, 9], "neighbours are one stretch");
+}
+
+/// R6: two stretches of which the second one reaches the end of the segment, so that nothing behind them bears witness.
+#[test]
+fn sound_events_between_two_damaged_stretches_are_found_by_the_index_file() {
+    for is_indexed in [true, false] {
+        let scratch = Scratch::new();
+        let path = sealed_and_newest(&scratch, |number| vec![number as u8; 50]);
+        assert_eq!(told::all(&os().open(&path).unwrap()).len(), 11);
+        let segment = files::segments(&path)[0].clone();
+        files::flip(&segment, files::frame_of(&segment, 3).offset + 45, 2);
+        let from = files::frame_of(&segment, 8).offset;
+        let len = fs::metadata(&segment).unwrap().len() - from;
+        files::overwrite(&segment, from, &vec![0xff; len as usize]);
+        if !is_indexed {
+            files::indexes(&path).iter().for_each(|index| fs::remove_file(index).unwrap());
+        }
+        let store = Store::open_read_only(&path).unwrap();
+        let found = |reader: towpath::Reader| -> Vec<u64> {
+            reader
+                .map(|event| event.map_or_else(|error| 1000 + place(&error), |event| event.position().get()))
+                .collect()
+        };
+        // Control: without the file what stands between could be the bytes of frames in the payload of one.
+        let expected: &[u64] = if is_indexed { &[1, 2, 1003, 4, 5, 6, 7, 1008, 11] } else { &[1, 2, 1003, 11] };
+        for query in [Query::new(), Query::new().stream("s-1")] {
+            assert_eq!(found(store.read(query.clone())), expected);
+            let mut backward = found(store.read(query).backwards());
+            backward.reverse();
+            assert_eq!(backward, expected);
+        }
+        assert_eq!(inspect::verify(&path, |_| {}).unwrap().damage.len(), if is_indexed { 2 } else { 1 });
+        assert_eq!(store.event(5.into()).is_ok(), is_indexed);
+    }
+}
+
+fn place(error: &Error) -> u64 {
+    match error {
+        Error::Damaged(damage) => damage.position.get(),
+        other => panic!("{other}"),
+    }
 }
 
 /// R6: a page of zeroes or garbage, anywhere.
@@ -449,6 +492,36 @@ fn behind_a_lost_segment_nothing_is_given_away_again_either() {
         let new = store.append("brand-new", NewEvent::new("t", ""));
         assert_eq!(new.is_ok(), is_indexed, "{new:?}");
     }
+}
+
+/// R6, D1: a group goes on behind damage of which no index knows what it held, and numbers no dead letter twice.
+#[test]
+fn a_group_writes_its_dead_letters_behind_damage_that_may_have_held_others() {
+    let scratch = Scratch::new();
+    let path = a_stream_that_ends_in_a_sealed_segment(&scratch, false);
+    let segment = files::segments(&path)[0].clone();
+    files::flip(&segment, files::frame_of(&segment, 2).offset + 45, 2);
+    files::flip(&segment, files::frame_of(&segment, 5).offset + 45, 2);
+    let store = os().open(&path).unwrap();
+    let letters = |store: &Store| {
+        let letters = store.dead_letters("workers").unwrap().iter().unwrap();
+        letters.filter_map(Result::ok).map(|letter| letter.number().get()).collect::<Vec<_>>()
+    };
+    let group = store.group("workers").start(Start::Beginning).open().unwrap();
+    let mut member = group.member().unwrap();
+    for _ in 0..9 {
+        let batch = member.pull_batch(1, std::time::Duration::ZERO).unwrap();
+        for delivery in batch.iter() {
+            let (reason, why) = (Reason::Rejected, "no".to_owned());
+            member.settle(delivery.token(), Settlement::Reject { reason, why }).unwrap();
+        }
+    }
+    member.flush().unwrap();
+    // Two were in the damage, at the most, so two numbers are left out.
+    assert_eq!(letters(&store), (3..10).collect::<Vec<_>>());
+    drop((member, group));
+    store.close().unwrap();
+    assert_eq!(letters(&os().open(&path).unwrap()).len(), 7, "control");
 }
 
 /// The shapes of C12: payloads around a forged frame.

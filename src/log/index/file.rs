@@ -99,6 +99,23 @@ impl IndexFile {
         Ok(units)
     }
 
+    /// Every frame that bears a term, which is every event, rising. Costs as much as making the file.
+    pub(super) fn frames(&self) -> Result<Vec<Unit>, Unsound> {
+        let mut units = Vec::with_capacity(self.layout.summary.events as usize);
+        for at in 0..self.terms() {
+            let term = self.term(at)?;
+            units.extend(self.postings(term, 0)?);
+            // A type or a tag that all have may be as many as the events; more than a few times them is never held.
+            if units.len() > 4 * self.layout.summary.events as usize {
+                units.sort_unstable();
+                units.dedup();
+            }
+        }
+        units.sort_unstable();
+        units.dedup();
+        Ok(units)
+    }
+
     pub(super) fn count(&self, term: Term) -> Result<u64, Unsound> {
         Ok(self.find(term)?.map_or(0, |postings| u64::from(postings.count)))
     }

@@ -34,6 +34,8 @@ pub(crate) struct Index {
     state: Mutex<State>,
     /// The file turned out damaged and was not made again yet.
     unsound: AtomicBool,
+    /// Where the file says that events are; asked for only where frames are damaged.
+    frames: Mutex<Option<Arc<[Unit]>>>,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,13 @@ impl Index {
     pub(crate) fn in_memory(segment: Arc<Segment>) -> Self {
         let memory = Memory::new(&segment);
         let state = Mutex::new(State::Memory(Box::new(memory)));
-        Self { segment, state, unsound: AtomicBool::new(false), damaged: AtomicBool::new(false) }
+        Self {
+            segment,
+            state,
+            unsound: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
+            frames: Mutex::default(),
+        }
     }
 
     /// The index of a sealed segment: its file, if there is a sound one, or else one in memory.
@@ -136,6 +144,14 @@ impl Index {
         let State::Memory(memory) = &*guard(&self.state) else { return None };
         let at = memory.survey.damaged.binary_search_by_key(&Unit::of(offset), |lost| lost.unit).ok()?;
         Some((memory.survey.damaged[at].position, memory.survey.damaged[at].end))
+    }
+
+    /// Where the first event behind an offset is that `is_it` takes, as the index file says. `None` without a sound file.
+    pub(crate) fn frame_behind(&self, offset: u64, is_it: impl Fn(u64) -> bool) -> Option<u64> {
+        let known = || self.file().and_then(|file| file.frames().ok()).unwrap_or_default().into();
+        let frames = guard(&self.frames).get_or_insert_with(known).clone();
+        let behind = &frames[frames.partition_point(|unit| unit.offset() <= offset)..];
+        behind.iter().map(|unit| unit.offset()).find(|at| is_it(*at))
     }
 
     /// The bytes of the index file of a sealed segment. `None` when it has one already, when the segment is damaged, and
