@@ -125,7 +125,8 @@ impl Machine {
 
     /// Makes a write fail: the first from now on, the second …; 0 for none.
     pub(crate) fn fail_write(&self, number: u64) {
-        std::fs::write(self.dir.join("fuse").join(disk::FAIL), number.to_string()).unwrap();
+        let file = File::options().write(true).open(self.dir.join("fuse").join(disk::FAIL)).unwrap();
+        file.write_all_at(number.to_string().as_bytes(), 0).unwrap();
     }
 
     /// Puts the disk into a state, built from the fresh file system by these, one after the other, and begins a new log.
