@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod bits;
 mod broken;
 mod canal_contract;
 #[cfg(feature = "cli")]
