@@ -53,12 +53,17 @@ impl Parts {
     /// Rejects everything that there is.
     fn reject(&self) -> towpath::Result<()> {
         let mut member = self.store.group(WORK).filter(sources()).open()?.member()?;
-        let batch = member.pull_batch(1000, Duration::ZERO)?;
-        for delivery in &batch {
-            let settlement = Settlement::Reject { reason: Reason::Rejected, why: "no".to_owned() };
-            member.settle(delivery.token(), settlement)?;
+        loop {
+            // What was in hand when the power went comes again alone: one batch is not all.
+            let batch = member.pull_batch(1000, Duration::ZERO)?;
+            if batch.is_empty() {
+                return member.flush();
+            }
+            for delivery in &batch {
+                let settlement = Settlement::Reject { reason: Reason::Rejected, why: "no".to_owned() };
+                member.settle(delivery.token(), settlement)?;
+            }
         }
-        member.flush()
     }
 }
 
