@@ -25,6 +25,16 @@ pub(crate) struct Spare {
     map: Map,
 }
 
+/// A whole segment that has no name of its own yet.
+#[derive(Debug)]
+pub(crate) struct Unnamed {
+    header: Header,
+    file: Arc<dyn File>,
+    map: Map,
+    end: u64,
+    synced: bool,
+}
+
 /// How segments of this store are made and written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
@@ -70,18 +80,12 @@ impl Spare {
         self.map.len()
     }
 
-    /// Makes it the segment that follows. On error the log is as it was.
-    pub(crate) fn begin(
-        self,
-        directory: &dyn Directory,
-        beginning: Beginning,
-        manner: Manner,
-    ) -> Result<(Arc<Segment>, Pen)> {
-        let first = beginning.first;
+    /// Writes what stands at the head of the segment that follows. On error the log is as it was.
+    pub(crate) fn begin(self, beginning: Beginning, manner: Manner) -> Result<Unnamed> {
         let header = Header {
             store: beginning.store,
             nonce: random_nonce()?,
-            first,
+            first: beginning.first,
             previous: beginning.previous,
             created: beginning.time,
             durable: beginning.durable,
@@ -92,11 +96,20 @@ impl Spare {
         if manner.synced {
             self.file.sync()?;
         }
-        directory.rename(SPARE_NAME, &header::file_name(first))?;
-        if manner.synced {
+        let end = (PAGE + state.len()) as u64;
+        Ok(Unnamed { header, file: self.file, map: self.map, end, synced: manner.synced })
+    }
+}
+
+impl Unnamed {
+    /// Makes it the newest segment. When there was no room for the name the log is as it was. After any other error it may
+    /// be the newest or not, and may be so again after a power cut: nothing may be written behind the segment before it.
+    pub(crate) fn take_name(self, directory: &dyn Directory) -> Result<(Arc<Segment>, Pen)> {
+        directory.rename(SPARE_NAME, &header::file_name(self.header.first))?;
+        if self.synced {
             directory.sync()?;
         }
-        Ok(Segment::created(header, self.file, self.map, (PAGE + state.len()) as u64))
+        Ok(Segment::created(self.header, self.file, self.map, self.end))
     }
 }
 

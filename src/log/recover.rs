@@ -155,7 +155,7 @@ fn recover(
     let spare = Spare::prepare(&*directory, size, manner)?;
     let beginning = Beginning { store, first: next, previous, durable: next.previous(), time, records };
     let synced = Manner { synced: true, ..manner };
-    let (segment, pen) = spare.begin(&*directory, beginning, synced)?;
+    let (segment, pen) = spare.begin(beginning, synced)?.take_name(&*directory)?;
     let held = hold(&*directory, store, clock)?;
     let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
     let log = assemble(directory, store, parts, next, state, Side::Writer(held))?;
@@ -408,7 +408,7 @@ fn make(
     let records = State::default().records(Vec::new());
     let spare = Spare::prepare(&*directory, grow::next_size(0, 0, manner.largest), manner)?;
     let beginning = Beginning { store, first, previous: None, durable: Position::START, time, records };
-    let (segment, pen) = spare.begin(&*directory, beginning, Manner { synced: true, ..manner })?;
+    let (segment, pen) = spare.begin(beginning, Manner { synced: true, ..manner })?.take_name(&*directory)?;
     let held = hold(&*directory, store, clock)?;
     let parts = Parts::new(directory.clone(), Access::Write, &[], Part::new(segment.clone()));
     let log = assemble(directory, store, parts, first, State::default(), Side::Writer(held))?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::{Error, Result};
 #[cfg(feature = "sink-file")]
@@ -20,6 +20,9 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o700);
 /// Zeroes are written in pieces of this size: larger ones make large folios, and then each sync writes a megabyte.
 const ZEROES: usize = 4096;
+
+/// What a new name may take on the disk.
+const NAME_BYTES: u64 = 4096;
 
 /// A file in more pieces than this is looked at whole.
 #[cfg(target_os = "linux")]
@@ -145,11 +148,12 @@ impl Disk for RealDisk {
                 // The umask may have taken bits away.
                 Ok(()) => rustix::fs::chmod(path, DIRECTORY_MODE).map_err(|error| Error::io("create", path, error))?,
                 Err(Errno::EXIST) => {}
-                Err(error) => return Err(Error::io("create", path, error)),
+                Err(error) => return Err(failed("create", path, error)),
             }
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+        let opened = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
+        let handle = opened.map_err(|error| match error {
             Errno::NOTDIR => Error::not_a_store(path, "it is not a directory"),
             error => Error::io("open", path, error),
         })?;
@@ -162,9 +166,10 @@ impl RealDirectory {
         let path = self.path.join(name);
         // NONBLOCK so that a FIFO in a file's place does not hold us up; regular files take no notice.
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = rustix::fs::openat(&self.handle, name, flags, FILE_MODE).map_err(|error| match error {
+        let opened = retry_on_intr(|| rustix::fs::openat(&self.handle, name, flags, FILE_MODE));
+        let fd = opened.map_err(|error| match error {
             Errno::LOOP | Errno::NXIO | Errno::ISDIR => Error::not_a_store(&path, "it is not a regular file"),
-            error => Error::io("open", &path, error),
+            error => failed("open", &path, error),
         })?;
         let stat = rustix::fs::fstat(&fd).map_err(|error| Error::io("open", &path, error))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -181,7 +186,7 @@ impl RealDirectory {
     }
 
     fn io<T>(&self, action: &'static str, name: &str, result: Result<T, Errno>) -> Result<T> {
-        result.map_err(|error| Error::io(action, &self.path.join(name), error))
+        result.map_err(|error| failed(action, &self.path.join(name), error))
     }
 }
 
@@ -201,7 +206,8 @@ impl Directory for RealDirectory {
     fn names(&self) -> Result<Vec<String>> {
         let failed = |error: io::Error| Error::io("list", &self.path, error);
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.handle).map_err(|error| failed(error.into()))? {
+        let entries = retry_on_intr(|| rustix::fs::Dir::read_from(&self.handle));
+        for entry in entries.map_err(|error| failed(error.into()))? {
             let entry = entry.map_err(|error| failed(error.into()))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if name != "." && name != ".." {
@@ -241,7 +247,7 @@ impl Directory for RealDirectory {
     }
 
     fn sync(&self) -> Result<()> {
-        self.io("sync", "", rustix::fs::fsync(&self.handle))
+        retry_on_intr(|| rustix::fs::fsync(&self.handle)).map_err(|error| Error::io("sync", &self.path, error))
     }
 
     fn subdirectory(&self, name: &str) -> Result<Arc<dyn Directory>> {
@@ -254,7 +260,8 @@ impl Directory for RealDirectory {
             error => self.io("create", name, error)?,
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = self.io("open", name, rustix::fs::openat(&self.handle, name, flags, Mode::empty()))?;
+        let handle =
+            self.io("open", name, retry_on_intr(|| rustix::fs::openat(&self.handle, name, flags, Mode::empty())))?;
         self.io("create", name, rustix::fs::fchmod(&handle, DIRECTORY_MODE))?;
         Ok(Arc::new(RealDirectory { path: self.path.join(name), handle: handle.into() }))
     }
@@ -330,7 +337,8 @@ impl File for RealFile {
     fn allocate(&self, len: u64, prepared: Prepared) -> Result<()> {
         self.may_grow_to(len)?;
         #[cfg(target_os = "linux")]
-        let allocated = rustix::fs::fallocate(&self.handle, rustix::fs::FallocateFlags::empty(), 0, len);
+        let allocated =
+            retry_on_intr(|| rustix::fs::fallocate(&self.handle, rustix::fs::FallocateFlags::empty(), 0, len));
         #[cfg(not(target_os = "linux"))]
         let allocated: Result<(), Errno> = Err(Errno::OPNOTSUPP);
         let made = match allocated {
@@ -383,6 +391,11 @@ fn try_lock(handle: &StdFile, path: &Path) -> Result<bool> {
         Err(std::fs::TryLockError::WouldBlock) => Ok(false),
         Err(std::fs::TryLockError::Error(error)) => Err(Error::io("lock", path, error)),
     }
+}
+
+/// What a failure to make or change a name means.
+fn failed(action: &'static str, path: &Path, error: Errno) -> Error {
+    if is_full(&error.into()) { disk_full(path, NAME_BYTES) } else { Error::io(action, path, error) }
 }
 
 fn disk_full(path: &Path, needed: u64) -> Error {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::header::Previous;
 use crate::log::Log;
 use crate::log::grow::{self, Beginning, Manner, Spare};
@@ -16,7 +16,8 @@ use crate::writer::turn::Turn;
 const WARM_BELOW: u128 = 1 << 30;
 
 impl Turn {
-    /// Goes on in a new segment with room for `needed` bytes. On error nothing has changed.
+    /// Goes on in a new segment with room for `needed` bytes. On error nothing has changed, or the writer has
+    /// stopped.
     pub(super) fn roll(&mut self, needed: u64, log: &Log) -> Result<()> {
         // The state is written again at the head of each segment: a segment has to have room for more than that.
         let needed = needed + 4 * self.state_size(log);
@@ -83,7 +84,12 @@ impl Turn {
             time: self.last_time,
             records,
         };
-        let (segment, pen) = spare.begin(&*log.directory, beginning, manner)?;
+        let begun = spare.begin(beginning, manner)?.take_name(&*log.directory);
+        let (segment, pen) = begun.map_err(|error| match error {
+            Error::DiskFull { .. } => error,
+            // It may be the newest segment now. Whoever opens the store finds out, so nothing more may come before it.
+            error => self.stop(&error),
+        })?;
         let part = Part::new(segment);
         self.log_bytes += self.pen.end();
         self.pen = pen;

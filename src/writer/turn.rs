@@ -152,6 +152,7 @@ impl Turn {
     /// One turn is one group commit. Readers see nothing before step 4; the callers are answered with what this returns.
     fn turn(&mut self, staged: &mut Staged, log: &Arc<Log>) -> Vec<Outcome> {
         self.take_in_failures();
+        let mut is_good = self.stopped.is_none();
         self.last_time = self.last_time.max(self.clock.now());
         let answers = std::mem::take(&mut staged.answers);
         let mut group = Group { bytes: &mut staged.bytes, answers, run: Run::default() };
@@ -167,9 +168,10 @@ impl Turn {
         }
         self.write(&mut group, log);
         if has_events && self.durability == Durability::Sync {
-            self.sync_group(&mut group, log); // 3. make it last
+            is_good &= self.sync_group(&mut group, log); // 3. make it last
         }
-        if self.stopped.is_none() {
+        // Also when the writer has stopped on the way: what was written before that is acknowledged, so it is to be seen.
+        if is_good {
             log.publish(self.pen.segment(), self.pen.end(), self.next.previous()); // 4. let readers see it, and wake them
         }
         group.answers
@@ -314,19 +316,21 @@ impl Turn {
         }
     }
 
-    /// Makes the group last, or stops for good and tells all of it.
-    fn sync_group(&mut self, group: &mut Group<'_>, log: &Log) {
+    /// Makes the group last, or stops for good and tells all of it. Says whether it lasts.
+    fn sync_group(&mut self, group: &mut Group<'_>, log: &Log) -> bool {
         let unsynced = self.unsynced_now();
         match unsynced.sync(log) {
             Ok(()) => {
                 self.synced(&unsynced);
                 log.set_durable(unsynced.head);
+                true
             }
             Err(error) => {
                 let error = self.stop(&error);
                 for answer in group.answers.iter_mut().filter(|answer| answer.is_ok()) {
                     *answer = Err(Box::new(error.clone()));
                 }
+                false
             }
         }
     }

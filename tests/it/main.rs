@@ -15,6 +15,7 @@ mod cli_replayed;
 mod clock;
 mod cursor;
 mod damage;
+mod faults;
 #[cfg(feature = "sink-file")]
 mod flights;
 mod following;
