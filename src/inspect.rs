@@ -13,6 +13,7 @@ use crate::id::{Position, Revision, StoreId, Timestamp};
 use crate::log::index::Index;
 use crate::log::parts::Part;
 use crate::log::reader::Reader;
+use crate::log::retain::{self, Plan, Retention};
 use crate::log::scan::{AtDamage, Tail, scan};
 use crate::log::terms::Filter;
 use crate::log::{Log, recover};
@@ -32,7 +33,7 @@ pub struct Summary {
     pub store: StoreId,
     /// Events of users; those of the store's own streams are not counted.
     pub events: u64,
-    /// Streams of users that have events.
+    /// Streams of users that have events; of a store that let go of some, those whose first event is kept.
     pub streams: u64,
     /// Segment files.
     pub segments: u64,
@@ -145,6 +146,15 @@ pub fn summary(path: impl AsRef<Path>) -> Result<Summary> {
     })
 }
 
+/// What a retention would let go of at a time, and who keeps back what: [`Store::plan_retention`](crate::Store::plan_retention)
+/// without opening the store.
+///
+/// # Errors
+/// As [`summary`].
+pub fn plan_retention(path: impl AsRef<Path>, retention: &Retention, now: Timestamp) -> Result<Plan> {
+    retain::plan(&open(path.as_ref())?, retention, now)
+}
+
 /// The streams of a store, by name, the store's own left out. Reads every event, goes on behind damage, and costs memory
 /// for every stream.
 ///
@@ -197,7 +207,7 @@ pub fn verify(path: impl AsRef<Path>, mut progress: impl FnMut(Progress)) -> Res
     }
     for first in &firsts {
         let part = log.parts.of(*first)?;
-        check.segment(&part, |done| progress(Progress { done, total }));
+        check.segment(&log, &part, |done| progress(Progress { done, total }))?;
         check.follows(&log, &part)?;
         check.index(&log, &part)?;
     }
@@ -220,7 +230,7 @@ struct Check {
 }
 
 impl Check {
-    fn segment(&mut self, part: &Part, mut progress: impl FnMut(u64)) {
+    fn segment(&mut self, log: &Log, part: &Part, mut progress: impl FnMut(u64)) -> Result<()> {
         let (segment, limit) = (&part.segment, part.segment.written());
         let (mut offset, mut next, mut frames) = (PAGE as u64, segment.first(), 0);
         let mut open_commit = false;
@@ -228,7 +238,7 @@ impl Check {
         while offset < limit {
             let what = match segment.find(offset, limit) {
                 Found::Frame(frame) if frame.position() == next => {
-                    if let Some(what) = self.event(frame) {
+                    if let Some(what) = self.event(log, frame)? {
                         let end = offset + frame.stride() as u64;
                         self.verdict.damage.push(segment.damage(offset, end, next, what));
                     }
@@ -258,27 +268,29 @@ impl Check {
             self.verdict.damage.push(segment.damage(limit, limit, next, "its last commit is not whole"));
         }
         self.done += limit;
+        Ok(())
     }
 
     /// What is wrong with a sound frame in its place.
-    fn event(&mut self, frame: Frame<'_>) -> Option<&'static str> {
+    fn event(&mut self, log: &Log, frame: Frame<'_>) -> Result<Option<&'static str>> {
         if frame.is_control() {
-            return None;
+            return Ok(None);
         }
         self.verdict.events += 1;
         let late = frame.time() < self.time;
         self.time = self.time.max(frame.time());
         let known = match self.revisions.get_mut(frame.stream()) {
             Some(known) => known,
-            None => self.revisions.entry(frame.stream().to_owned()).or_default(),
+            // It goes on where it stood when its older events were let go of.
+            None => self.revisions.entry(frame.stream().to_owned()).or_insert(log.stood(frame.stream())?),
         };
         let expected = std::mem::replace(known, frame.revision()).next();
         let in_order = if self.lost { frame.revision() >= expected } else { frame.revision() == expected };
-        match (in_order, late) {
+        Ok(match (in_order, late) {
             (false, _) => Some("its revision does not follow the one before it in its stream"),
             (_, true) => Some("its time is earlier than that of the event before it"),
             _ => None,
-        }
+        })
     }
 
     /// The segment behind this one has to know where it ends.
@@ -327,7 +339,8 @@ impl Check {
     /// A tier may name segments that do not bear a term. It must not leave out one that does.
     fn tiers(&mut self, log: &Log) -> Result<()> {
         for (tier, covered) in log.parts.tiers.all() {
-            for (number, first) in covered.iter().enumerate() {
+            // It may cover what was let go of.
+            for (number, first) in covered.iter().enumerate().filter(|(_, first)| **first >= log.oldest()) {
                 let Some(file) = log.parts.of(*first)?.index.file() else { continue };
                 if !tier.names_all(number, &file) {
                     let what = "it does not say what the indexes of its segments say; delete it, and it is made again";

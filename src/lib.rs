@@ -52,6 +52,7 @@ pub use log::cost::ReadCost;
 pub use log::event::Event;
 pub use log::reader::{Ended, Reader};
 pub use log::recover::{Quarantined, Recovery};
+pub use log::retain::{Hold, Need, Plan, Retention};
 pub use reactor::Reactor;
 pub use reactor::failure::Failure;
 pub use reactor::handler::Handler;

@@ -45,7 +45,12 @@ impl Feed {
     ) -> Result<Option<Position>> {
         let mut last = None;
         while batch.len() < max {
-            match self.find(log, until)? {
+            let found = match self.find(log, until) {
+                // Told by the next call.
+                Err(Error::Expired { .. }) if !batch.is_empty() => break,
+                found => found?,
+            };
+            match found {
                 Some(Step::Event { offset, len, position }) => {
                     batch.push(&self.walk.part().segment, offset, len);
                     last = Some(position);

@@ -150,6 +150,14 @@ impl Subscription {
         Ok(())
     }
 
+    /// Passes over what was let go of before it came there.
+    fn skip_expired(&mut self, asked: Position, oldest: Position) -> Result<()> {
+        self.feed.go_to(&self.store.inner.log, oldest)?;
+        self.skipped += oldest.get() - asked.get();
+        self.next = oldest;
+        Ok(())
+    }
+
     /// What is there up to the head, without waiting.
     fn take(&mut self, head: Position, max: usize) -> Result<Batch> {
         let mut batch = Batch::new(None, self.number, 0);
@@ -211,7 +219,13 @@ impl Canal for Subscription {
                 self.skip(head)?;
             }
             let (before, was_seen) = (self.next, std::mem::replace(&mut self.seen, head));
-            let batch = self.take(head, max.max(1))?;
+            let batch = match self.take(head, max.max(1)) {
+                Err(Error::Expired { asked, oldest }) => {
+                    self.skip_expired(asked, oldest)?;
+                    continue;
+                }
+                batch => batch?,
+            };
             if !batch.is_empty() || batch.skipped() > 0 {
                 return Ok(batch);
             }

@@ -16,6 +16,7 @@ const LETTERS: u8 = 8;
 const PAUSED: u8 = 9;
 const RESET: u8 = 10;
 const REMOVED: u8 = 11;
+const KEPT: u8 = 13; // 12 is the gap record
 
 /// Bytes of a failure's text that are kept; the rest is cut off.
 pub(crate) const WHY: usize = 1024;
@@ -47,6 +48,17 @@ pub(crate) enum Control {
     Removed { name: String },
     /// No events stand here any more.
     Gap(Gap),
+    /// The log is kept from here on.
+    Kept(Kept),
+}
+
+/// From where on the log is kept, and what is still known of what came before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The first position of the oldest segment that is kept.
+    pub(crate) oldest: Position,
+    /// The first positions of the heads files, rising. Each ends where the next one begins, the last one at `oldest`.
+    pub(crate) heads: Vec<Position>,
 }
 
 /// How a group stands, but for its unsettled deliveries.
@@ -129,11 +141,7 @@ impl Control {
         match self {
             Control::Segments(firsts) => {
                 out.push(SEGMENTS);
-                let mut before = 0;
-                for first in firsts {
-                    varint::put(&mut out, first.get() - before);
-                    before = first.get();
-                }
+                put_rising(&mut out, firsts);
             }
             Control::Checkpoint { name, next } => {
                 out.push(CHECKPOINT);
@@ -191,6 +199,11 @@ impl Control {
             }
             Control::Removed { name } => begin(&mut out, REMOVED, name),
             Control::Gap(gap) => gap.put(&mut out),
+            Control::Kept(kept) => {
+                out.push(KEPT);
+                varint::put(&mut out, kept.oldest.get());
+                put_rising(&mut out, &kept.heads);
+            }
         }
         out
     }
@@ -199,14 +212,7 @@ impl Control {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&kind, mut rest) = bytes.split_first()?;
         let record = match kind {
-            SEGMENTS => {
-                let (mut firsts, mut last) = (Vec::new(), 0u64);
-                while !rest.is_empty() {
-                    last = varint::take(&mut rest).filter(|step| *step > 0).and_then(|step| last.checked_add(step))?;
-                    firsts.push(Position::new(last));
-                }
-                Control::Segments(firsts)
-            }
+            SEGMENTS => Control::Segments(take_rising(&mut rest)?),
             CHECKPOINT if rest.len() >= 10 => {
                 let next = Position::new(u64_at(rest, 0));
                 rest = &rest[8..];
@@ -286,6 +292,15 @@ impl Control {
             }
             REMOVED => Control::Removed { name: take_name(&mut rest)? },
             gap::KIND => Control::Gap(Gap::take(&mut rest)?),
+            KEPT => {
+                let oldest = Position::new(varint::take(&mut rest)?);
+                let heads = take_rising(&mut rest)?;
+                // There is something before, and the files end there.
+                if oldest <= Position::new(1) || heads.last().is_some_and(|last| *last >= oldest) {
+                    return None;
+                }
+                Control::Kept(Kept { oldest, heads })
+            }
             _ => return None,
         };
         rest.is_empty().then_some(record)
@@ -354,6 +369,24 @@ fn take_bool(rest: &mut &[u8]) -> Option<bool> {
     let (&byte, behind) = rest.split_first()?;
     *rest = behind;
     (byte < 2).then_some(byte == 1)
+}
+
+/// Rising positions up to the end, each as the difference to the one before.
+fn put_rising(out: &mut Vec<u8>, positions: &[Position]) {
+    let mut before = 0;
+    for position in positions {
+        varint::put(out, position.get() - before);
+        before = position.get();
+    }
+}
+
+fn take_rising(rest: &mut &[u8]) -> Option<Vec<Position>> {
+    let (mut positions, mut last) = (Vec::new(), 0u64);
+    while !rest.is_empty() {
+        last = varint::take(rest).filter(|step| *step > 0).and_then(|step| last.checked_add(step))?;
+        positions.push(Position::new(last));
+    }
+    Some(positions)
 }
 
 fn put_ranges(out: &mut Vec<u8>, ranges: &[(u64, u64)]) {
@@ -427,6 +460,7 @@ pub(crate) mod tests {
             Control::Removed { name: group() },
             Control::Gap(Gap { reason: Reason::Lost, positions: 300, why: "the checksum does not fit".into() }),
             Control::Gap(Gap { reason: Reason::Removed, positions: 1, why: String::new() }),
+            Control::Kept(Kept { oldest: Position::new(843), heads: vec![Position::new(1), Position::new(600)] }),
         ]
     }
 

@@ -140,6 +140,23 @@ pub(crate) fn parse_tier_name(name: &str) -> Option<(Position, usize)> {
     (tier_name(first, segments) == name).then_some((first, segments))
 }
 
+/// The name of the file with the heads of the streams that stood from `first` on, up to `end`.
+pub(crate) fn heads_name(first: Position, end: Position) -> String {
+    format!("{:020}-{:020}.heads", first.get(), end.get())
+}
+
+/// The positions that the name of a heads file says: where it begins, and where it ends, exclusive.
+pub(crate) fn parse_heads_name(name: &str) -> Option<(Position, Position)> {
+    let (first, end) = name.strip_suffix(".heads")?.split_once('-')?;
+    let (first, end) = (Position::new(first.parse().ok()?), Position::new(end.parse().ok()?));
+    (heads_name(first, end) == name).then_some((first, end))
+}
+
+/// The first position in the name of an index file.
+pub(crate) fn parse_index_name(name: &str) -> Option<Position> {
+    parse_name(&format!("{}.seg", name.strip_suffix(".idx")?))
+}
+
 /// The first position in a segment's file name; `None` for every other name.
 pub(crate) fn parse_name(name: &str) -> Option<Position> {
     let digits = name.strip_suffix(".seg")?;

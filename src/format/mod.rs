@@ -7,6 +7,7 @@ pub(crate) mod extras;
 pub(crate) mod frame;
 pub(crate) mod gap;
 pub(crate) mod header;
+pub(crate) mod heads;
 pub(crate) mod index;
 pub mod limits;
 pub(crate) mod lock;

@@ -6,6 +6,12 @@ use crate::format::limits;
 /// Streams whose names begin with this are the store's own.
 pub(crate) const OWN: char = '$';
 
+/// What the streams of dead letters begin with; the group's name follows.
+pub(crate) const DEAD_LETTERS: &str = "$dead/";
+
+/// The header of a dead letter that says where the event stands that failed.
+pub(crate) const DEAD_POSITION: &str = "$position";
+
 /// Checks a name that a user chose: not empty, at most [`limits::NAME`] bytes, no control characters.
 pub(crate) fn check(what: &'static str, name: &str) -> Result<()> {
     if name.len() > limits::NAME {

@@ -6,6 +6,7 @@ use crate::format::control::Control;
 use crate::format::control::tests::examples;
 use crate::format::frame::{self, Found, Nonce, Place, flag};
 use crate::format::header::{self, Header, Previous};
+use crate::format::heads::Pages;
 use crate::format::index::{self, Posting, Summary, Unit};
 use crate::format::lock::{self, Holder};
 use crate::format::term::{Kind, Term};
@@ -135,6 +136,14 @@ fn record(at: usize) -> Vec<u8> {
     examples()[at].encode()
 }
 
+fn heads_page() -> Vec<u8> {
+    let mut pages = Pages::new(STORE, Position::new(1), Position::new(600));
+    for (name, revision) in [("cart-1", 5), ("cart-2", 7)] {
+        assert!(pages.add(name.as_bytes(), Revision::new(revision)).is_none());
+    }
+    pages.finish_page().expect("two streams")
+}
+
 fn lock_file() -> [u8; 4096] {
     lock::encode(&Holder { pid: 4121, store: STORE, since: time(0) })
 }
@@ -158,6 +167,8 @@ fn agree(spec: &str) -> bool {
         ("settled record", record(5)),
         ("unsettled record", record(6)),
         ("gap record", record(11)),
+        ("kept record", record(13)),
+        ("heads page", heads_page()),
     ]
     .into_iter()
     .all(|(title, made)| without_end(example(spec, title)) == without_end(made))
@@ -176,10 +187,14 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
     assert_eq!(example(SPEC, "settled record"), record(5));
     assert_eq!(example(SPEC, "unsettled record"), record(6));
     assert_eq!(example(SPEC, "gap record"), record(11));
+    assert_eq!(example(SPEC, "kept record"), record(13));
+    assert_eq!(example(SPEC, "heads page"), without_end(heads_page()));
     assert!(agree(SPEC));
 
     // The control: one byte in the spec changed, in each of the examples.
     for (byte, other) in [
+        ("0001  cb 06", "0001  cb 07"),
+        ("000f  05 01 32 07", "000f  05 01 32 08"),
         ("0020  10 60", "0020  10 61"),
         ("0028  02   ", "0028  03   "),
         ("0010  10 11", "0010  10 12"),
@@ -214,6 +229,7 @@ fn the_examples_in_the_spec_read_back() {
         ("settled record", 5),
         ("unsettled record", 6),
         ("gap record", 11),
+        ("kept record", 13),
     ];
     for (title, at) in records {
         assert_eq!(Control::decode(&example(SPEC, title)).as_ref(), Some(&examples()[at]), "{title}");

@@ -7,6 +7,7 @@
 //! | [`delivery`] | you have to know how often and in which order events come |
 //! | [`dead_letters`] | something failed for good, or events are to leave the store |
 //! | [`guarantees`] | you have to know what you can rely on, and on what that rests |
+//! | [`retention`] | old events are to go |
 //! | [`recovery`] | a store was not closed in good order, or opening it fails |
 //! | [`architecture`] | you want to know why it is built as it is, or to change it |
 //! | [`performance`] | you want to know where the time of an append goes, and what may hold it up |
@@ -67,3 +68,6 @@ pub mod performance {}
 
 #[doc = include_str!("recovery.md")]
 pub mod recovery {}
+
+#[doc = include_str!("retention.md")]
+pub mod retention {}

@@ -7,6 +7,8 @@ use crate::sync::primitive::atomic::{AtomicU64, Ordering};
 pub(crate) struct Counts {
     pub(crate) begun: Count,
     pub(crate) sealed: Count,
+    /// Segments that were let go of.
+    pub(crate) let_go: Count,
 }
 
 /// A number that only grows.

@@ -5,12 +5,14 @@ pub(crate) mod cost;
 pub(crate) mod counts;
 pub(crate) mod event;
 pub(crate) mod grow;
+pub(crate) mod heads;
 pub(crate) mod index;
 pub(crate) mod ledger;
 pub(crate) mod lock;
 pub(crate) mod parts;
 pub(crate) mod reader;
 pub(crate) mod recover;
+pub(crate) mod retain;
 pub(crate) mod scan;
 pub(crate) mod split;
 pub(crate) mod state;
@@ -20,9 +22,10 @@ pub(crate) mod walk;
 
 use crate::error::{Error, Result};
 use crate::format::header;
-use crate::id::{Position, StoreId};
+use crate::id::{Position, Revision, StoreId};
 use crate::log::cost::Costs;
 use crate::log::counts::Counts;
+use crate::log::heads::{Heads, Known};
 use crate::log::lock::{Held, Progress, Seen};
 use crate::log::parts::{Part, Parts, read_header};
 use crate::log::scan::{AtDamage, scan};
@@ -41,6 +44,8 @@ pub(crate) struct Log {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) store: StoreId,
     pub(crate) parts: Parts,
+    /// Where streams stood that have no event in the parts any more.
+    pub(crate) heads: Heads,
     /// The last position that readers see. Waiting consumers wait here.
     pub(crate) head: Gate,
     /// Raised when nothing more will come, for those who do not wait for events.
@@ -74,6 +79,12 @@ impl Log {
 
     pub(crate) fn oldest(&self) -> Position {
         self.parts.oldest()
+    }
+
+    /// The same; a reader looks first what a writer in another process has let go of.
+    pub(crate) fn oldest_now(&self) -> Result<Position> {
+        self.parts.find_oldest()?;
+        Ok(self.oldest())
     }
 
     /// Whether nothing more will come because the store was closed.
@@ -151,6 +162,28 @@ impl Log {
         Ok(guard(&self.state).clone())
     }
 
+    /// Where a stream stood that has no event in what is kept; [`Revision::ABSENT`] when it never had any.
+    pub(crate) fn stood(&self, stream: &str) -> Result<Revision> {
+        let mut known = self.heads.known();
+        // A writer in another process has let go of more since.
+        for look in 0.. {
+            if matches!(self.side, Side::Writer(_)) || known.oldest >= self.oldest() {
+                break;
+            }
+            match Known::open(&*self.directory, self.store, self.state()?.kept.as_ref()) {
+                Ok(found) => self.heads.set(found),
+                // It may have made another file of these just now.
+                Err(error) if look > LOOKS => return Err(error),
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            }
+            known = self.heads.known();
+            if look > LOOKS {
+                break;
+            }
+        }
+        known.find(stream.as_bytes())
+    }
+
     fn follow(&self, progress: Progress) -> Result<()> {
         // Listed once for all that follow: there may be thousands, and the writer goes on meanwhile.
         let mut firsts = Vec::new();
@@ -163,6 +196,14 @@ impl Log {
                 let names = self.directory.names()?;
                 firsts = names.iter().filter_map(|name| header::parse_name(name)).collect();
                 firsts.sort_unstable();
+            }
+            if firsts.first().is_some_and(|oldest| *oldest > newest.segment.first()) {
+                // The writer went on and let go of all that was known here.
+                let sealed = firsts.partition_point(|first| *first < progress.segment);
+                let part = Part::new(open_newest(&*self.directory, progress.segment)?);
+                self.parts.begin_anew(&firsts[..sealed], part);
+                newest.segment.seal(self.head());
+                break;
             }
             let Some(first) = following(&firsts) else { return Ok(()) };
             let following = open_newest(&*self.directory, first)?;
@@ -196,6 +237,9 @@ impl Log {
         Ok(())
     }
 }
+
+/// So often a reader looks again for files that a writer may replace meanwhile, a millisecond apart.
+const LOOKS: u32 = 100;
 
 /// Opens the segment that another process writes. Nothing of it is readable yet.
 fn open_newest(directory: &dyn Directory, first: Position) -> Result<Arc<Segment>> {

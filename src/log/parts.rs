@@ -109,6 +109,41 @@ impl Parts {
         }
     }
 
+    /// Forgets the parts before the one that begins at `oldest`: their files are let go of. Whoever holds one reads on in it.
+    pub(crate) fn let_go_before(&self, oldest: Position) {
+        {
+            let mut slots = self.slots.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            // The newest is never let go of.
+            let gone = slots.partition_point(|slot| slot.first < oldest).min(slots.len() - 1);
+            slots.drain(..gone);
+        }
+        guard(&self.recent).retain(|part| part.segment.first() >= oldest);
+        for covering in self.tiers.let_go_before(oldest) {
+            // When that fails, the next who opens the store does it.
+            let _still_there = if self.access == Access::Write { self.directory.remove(&covering) } else { Ok(()) };
+        }
+    }
+
+    /// On the reading side: forgets the parts before the oldest file that stands there. A writer has let go of them.
+    pub(crate) fn find_oldest(&self) -> Result<()> {
+        if self.access == Access::Read {
+            let names = self.directory.names()?;
+            if let Some(oldest) = names.iter().filter_map(|name| header::parse_name(name)).min() {
+                self.let_go_before(oldest);
+            }
+        }
+        Ok(())
+    }
+
+    /// On the reading side: begins anew with these parts, none of which was known.
+    pub(crate) fn begin_anew(&self, sealed: &[Position], newest: Arc<Part>) {
+        let fresh = Self::new(self.directory.clone(), self.access, sealed, newest.clone());
+        let slots = fresh.slots.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *self.slots.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = slots;
+        self.set_newest(newest);
+        let _later = self.find_tiers();
+    }
+
     /// Puts another part in the newest one's place, which holds no event: its file was replaced.
     pub(crate) fn replace_newest(&self, part: Arc<Part>) {
         let replaced = self.newest();
@@ -132,10 +167,16 @@ impl Parts {
     }
 
     /// Where a reader goes on behind `part`: the first position of the part after it, or of the one that took its place
-    /// because it held no event.
+    /// because it held no event. Of a part that was let go of: behind its last event.
     pub(crate) fn after(&self, part: &Part) -> Result<Option<Position>> {
         let first = part.segment.first();
-        let in_its_place = self.of(first)?;
+        if first < self.oldest() {
+            return Ok(part.segment.last().map(Position::next));
+        }
+        let in_its_place = match self.of(first) {
+            Err(Error::Expired { .. }) => return Ok(part.segment.last().map(Position::next)),
+            found => found?,
+        };
         if in_its_place.segment.header.nonce != part.segment.header.nonce {
             return Ok(Some(first));
         }
@@ -172,6 +213,8 @@ impl Parts {
             match search.ask(&covering) {
                 Ok(None) => return self.of(until).map(Some),
                 Ok(Some(firsts)) => match firsts[..firsts.partition_point(|first| *first <= until)].last() {
+                    // A tier may cover what was let go of.
+                    Some(first) if *first < self.oldest() => return Ok(None),
                     Some(first) => return self.of(*first).map(Some),
                     None => until = covering.range().start.previous(),
                 },
@@ -234,6 +277,13 @@ impl Parts {
         }
         let Some(next) = next else { return Ok(self.newest()) };
         let segment = self.open_sealed(slot.first, next)?;
+        if segment.is_lost() {
+            self.find_oldest()?;
+            let oldest = self.oldest();
+            if slot.first < oldest {
+                return Err(Error::Expired { asked: slot.first, oldest });
+            }
+        }
         let index = Index::of_sealed(segment.clone(), &*self.directory);
         if self.access == Access::Write && !index.is_file() {
             // Without the file the answers are the same, only slower: a failure need not stop the reader.

@@ -10,8 +10,10 @@ use crate::format::lock::{self, Holder};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::log::counts::Counts;
 use crate::log::grow::{self, Beginning, Manner, SPARE_NAME, Spare};
+use crate::log::heads::{Heads, Known};
 use crate::log::lock::{Held, Left, Progress, Seen};
 use crate::log::parts::{Part, Parts, read_header};
+use crate::log::retain;
 use crate::log::scan::{AtDamage, Scan, Tail, data_end, scan};
 use crate::log::state::State;
 use crate::log::{Log, Side};
@@ -116,12 +118,16 @@ fn recover(
 ) -> Result<Opened> {
     let mut recovery = Recovery::default();
     let newest = find_newest(&*directory, firsts, left, &mut recovery)?;
-    for name in
-        names.iter().filter(|name| *name == SPARE_NAME || name.ends_with(".idx.tmp") || name.ends_with(".tier.tmp"))
-    {
+    let is_temporary = |name: &&String| {
+        *name == SPARE_NAME || [".idx.tmp", ".tier.tmp", ".heads.tmp"].iter().any(|end| name.ends_with(end))
+    };
+    for name in names.iter().filter(is_temporary) {
         directory.remove(name)?;
     }
     let store = newest.segment.header.store;
+    // Looked at first: what is known of streams that are gone is in these files alone.
+    let known = Known::open(&*directory, store, newest.scan.state.kept.as_ref())?;
+    retain::remove_files(&*directory, names, &known)?;
     let (next, last_time) = (newest.scan.next, newest.scan.last_time.max(newest.segment.header.created));
     let (end, last_crc) = (newest.scan.end, newest.scan.last_crc);
     let (state, sealed, first) = (newest.scan.state.clone(), newest.firsts.clone(), newest.segment.first());
@@ -215,7 +221,9 @@ fn find_newest(
             quarantine_whole(directory, first, recovery)?;
             continue;
         };
-        check_chain(directory, &segment, &before, &firsts)?;
+        let oldest = found.state.oldest();
+        check_chain(directory, &segment, &before, &firsts, oldest)?;
+        let before: Vec<Position> = before.into_iter().filter(|first| *first >= oldest).collect();
         if durable < first.previous()
             && let Some(cut) = cut_before(directory, &before, &segment, durable, recovery)?
         {
@@ -249,9 +257,16 @@ fn check_newest_is_there(directory: &dyn Directory, left: Option<Left>, there: &
 }
 
 /// Every segment that the newest one names has to be there, none else, and the one before it has to be the one it knows.
-/// Both lists rise.
-fn check_chain(directory: &dyn Directory, newest: &Segment, named: &[Position], there: &[Position]) -> Result<()> {
+/// Those before `oldest` were let go of, and may be there or not. Both lists rise.
+fn check_chain(
+    directory: &dyn Directory,
+    newest: &Segment,
+    named: &[Position],
+    there: &[Position],
+    oldest: Position,
+) -> Result<()> {
     let path = |first: &Position| directory.path().join(header::file_name(*first));
+    let (named, there) = (from(named, oldest), from(there, oldest));
     if let Some(missing) = named.iter().find(|first| there.binary_search(first).is_err()) {
         return Err(Error::not_a_store(&path(missing), "the segment is missing"));
     }
@@ -260,6 +275,8 @@ fn check_chain(directory: &dyn Directory, newest: &Segment, named: &[Position], 
     }
     match (newest.header.previous, named.last()) {
         (None, None) => Ok(()),
+        // All before the newest was let go of.
+        (Some(previous), None) if previous.first < oldest => Ok(()),
         (Some(previous), Some(last)) if previous.first == *last => {
             let name = header::file_name(*last);
             let header = match Segment::read_header(directory, &name, &*directory.open(&name, Access::Read)?)? {
@@ -278,6 +295,11 @@ fn check_chain(directory: &dyn Directory, newest: &Segment, named: &[Position], 
         }
         _ => Err(Error::not_a_store(&path(&newest.first()), "the segment before it is not the one that it follows")),
     }
+}
+
+/// Those of rising positions that are not less than `oldest`.
+fn from(firsts: &[Position], oldest: Position) -> &[Position] {
+    &firsts[firsts.partition_point(|first| *first < oldest)..]
 }
 
 /// Checks the segments from the one that holds `durable` on. Gives the first position of a segment that is not whole up
@@ -434,11 +456,12 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
         match read_newest(&*directory, progress) {
             Ok((segment, found)) => {
                 let firsts = found.firsts.clone().unwrap_or_default();
+                let firsts = from(&firsts, found.state.oldest());
                 let recovery = Recovery { clean: found.closed, bytes_read: found.end, ..Recovery::default() };
                 let store = segment.header.store;
                 let next = found.next;
                 let durable = progress.map_or(found.durable, |progress| progress.durable);
-                let parts = Parts::new(directory.clone(), Access::Read, &firsts, Part::new(Arc::new(segment)));
+                let parts = Parts::new(directory.clone(), Access::Read, firsts, Part::new(Arc::new(segment)));
                 let log = assemble(directory, store, parts, next, found.state, Side::Reader(Mutex::new(seen)))?;
                 log.durable.store(durable.get(), Ordering::Release);
                 return Ok((log, recovery));
@@ -485,7 +508,7 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
         return Err(Error::not_a_store(&directory.path().join(segment.name()), "its control state is missing"));
     };
     let there: Vec<Position> = firsts.into_iter().filter(|first| *first < newest).collect();
-    check_chain(directory, &segment, named, &there)?;
+    check_chain(directory, &segment, named, &there, found.state.oldest())?;
     let mut end = found.end;
     let is_clean = found.closed && closed == Some(end);
     if let Some(left) = left.filter(|left| progress.is_none() && !is_clean && left.progress.durable >= found.next) {
@@ -508,11 +531,15 @@ fn assemble(
 ) -> Result<Arc<Log>> {
     parts.find_tiers()?;
     let head = next.previous();
+    // A reader looks when it is asked: a writer may make other files of these meanwhile.
+    let kept = state.kept.as_ref().filter(|_| matches!(side, Side::Writer(_)));
+    let heads = Heads::new(Known::open(&*directory, store, kept)?);
     let durable = if matches!(side, Side::Writer(_)) { head } else { Position::START };
     Ok(Arc::new(Log {
         directory,
         store,
         parts,
+        heads,
         head: Gate::new(head.get()),
         end: Gate::new(0),
         durable: AtomicU64::new(durable.get()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::control::Control;
+use crate::format::control::{Control, Kept};
 use crate::id::Position;
 use crate::log::ledger::Ledger;
 use crate::sync::guard;
@@ -15,6 +15,8 @@ pub(crate) struct State {
     pub(crate) checkpoints: BTreeMap<String, Position>,
     /// By name. Shared with the group's members, who look at theirs without holding up anybody else.
     pub(crate) groups: BTreeMap<String, Arc<Mutex<Ledger>>>,
+    /// From where on the log is kept, when something of it was let go of.
+    pub(crate) kept: Option<Kept>,
 }
 
 impl State {
@@ -39,8 +41,19 @@ impl State {
                 self.checkpoints.remove(&name);
                 self.groups.remove(&name);
             }
+            Control::Kept(kept) => self.kept = Some(kept),
             Control::Segments(_) | Control::Closed | Control::Gap(_) => {}
         }
+    }
+
+    /// The first position of the oldest segment that is kept, as far as something was let go of.
+    pub(crate) fn oldest(&self) -> Position {
+        self.kept.as_ref().map_or(Position::new(1), |kept| kept.oldest)
+    }
+
+    /// Whether it knows a consumer of this name.
+    pub(crate) fn knows(&self, consumer: &str) -> bool {
+        self.checkpoints.contains_key(consumer) || self.groups.contains_key(consumer)
     }
 
     /// How many consumers it knows.
@@ -51,6 +64,7 @@ impl State {
     /// The whole state as records, as it stands at the head of a segment that follows those in `firsts`.
     pub(crate) fn records(&self, firsts: Vec<Position>) -> Vec<Control> {
         let mut records = vec![Control::Segments(firsts)];
+        records.extend(self.kept.clone().map(Control::Kept));
         let checkpoints = self.checkpoints.iter();
         records.extend(checkpoints.map(|(name, next)| Control::Checkpoint { name: name.clone(), next: *next }));
         self.groups.iter().for_each(|(name, ledger)| guard(ledger).records(name, &mut records));

@@ -86,12 +86,22 @@ enum Plan {
 }
 
 impl Walk {
-    /// A walk that begins at a position, inclusive.
+    /// A walk that begins at a position, inclusive; from [`Position::START`] on at the oldest event that is kept.
     pub(crate) fn new(log: &Log, filter: Filter, from: Position) -> Result<Self> {
+        let asked = from;
         let from = from.max(Position::new(1));
         let mut account = Account::new(Some(log.costs.clone()));
         let mut search = Search::of(&filter);
-        let part = counted(&mut account.cost, || log.parts.search_forward(from, &mut search))?;
+        let part = loop {
+            match counted(&mut account.cost, || log.parts.search_forward(from, &mut search)) {
+                // Let go of meanwhile. What is oldest now is the beginning.
+                Err(Error::Expired { .. }) if asked == Position::START => {}
+                found => break found?,
+            }
+        };
+        if asked > Position::START {
+            check_kept(log, asked)?;
+        }
         account.cost.segments += 1;
         let from = from.max(part.segment.first());
         Ok(Self { search, ..Self::in_part(part, filter, from, account) })
@@ -191,6 +201,8 @@ impl Walk {
             });
             let search = &mut self.search;
             let part = counted(&mut self.account.cost, || log.parts.search_forward(following, search))?;
+            // Asked after the search: what was let go of since then was not passed over.
+            check_kept(log, following)?;
             self.enter(part);
             if gap.is_some() {
                 return Ok(gap);
@@ -369,8 +381,11 @@ impl WalkBack {
             if !self.find_run(&part)? {
                 let first = part.segment.first();
                 let run = &mut self.run;
-                let ask = || log.parts.search_back(first.previous(), &mut run.search);
+                let ask = || unless_expired(log.parts.search_back(first.previous(), &mut run.search));
                 self.part = if first <= from { None } else { counted(&mut run.account.cost, ask)? };
+                if self.part.is_none() && first > from && from > Position::START {
+                    check_kept(log, from)?;
+                }
                 self.left = Left::Undecided;
                 if let Some(part) = &self.part {
                     run.enter(part.clone());
@@ -454,6 +469,16 @@ pub(crate) fn at(log: &Log, position: Position) -> Result<Option<(Arc<Part>, Ste
 
 /// The first position at or after a time, or the one after the head.
 pub(crate) fn at_time(log: &Log, time: Timestamp) -> Result<Position> {
+    loop {
+        match look_for_time(log, time) {
+            // Something was let go of meanwhile.
+            Err(Error::Expired { .. }) => {}
+            found => return found,
+        }
+    }
+}
+
+fn look_for_time(log: &Log, time: Timestamp) -> Result<Position> {
     let firsts = log.parts.firsts();
     let mut failed = None;
     let later = firsts.partition_point(|first| {
@@ -515,7 +540,7 @@ pub(crate) fn latest_seen(log: &Log, kind: Kind, text: &[u8], until: Position) -
     let (term, filter) = (Term::of(kind, text), Filter::Exactly(kind, text.to_vec()));
     let mut search = Search::term(term);
     let mut latest = Latest { sound: None, lost: Vec::new(), lost_events: 0 };
-    let mut part = log.parts.search_back(until, &mut search)?;
+    let mut part = unless_expired(log.parts.search_back(until, &mut search))?;
     while let Some(here) = part {
         let limit = here.segment.written();
         let lost = RefCell::new(Vec::new());
@@ -550,7 +575,7 @@ pub(crate) fn latest_seen(log: &Log, kind: Kind, text: &[u8], until: Position) -
             latest.sound = Some((here, unit.offset(), len));
             return Ok(latest);
         }
-        part = log.parts.search_back(here.segment.first().previous(), &mut search)?;
+        part = unless_expired(log.parts.search_back(here.segment.first().previous(), &mut search))?;
     }
     Ok(latest)
 }
@@ -568,7 +593,7 @@ pub(crate) fn by_revision(
     let term = Term::of(Kind::Stream, stream.as_bytes());
     let filter = Filter::Exactly(Kind::Stream, stream.as_bytes().to_vec());
     let mut search = Search::term(term);
-    let (mut part, mut lost) = (log.parts.search_back(until, &mut search)?, None);
+    let (mut part, mut lost) = (unless_expired(log.parts.search_back(until, &mut search))?, None);
     while let Some(here) = part {
         let limit = here.segment.written();
         let units = here.index.postings(term, PAGE as u64, limit);
@@ -598,9 +623,23 @@ pub(crate) fn by_revision(
             }
             _ => lost = lost.or_else(|| before.map(|step| (here.clone(), step))),
         }
-        part = log.parts.search_back(here.segment.first().previous(), &mut search)?;
+        part = unless_expired(log.parts.search_back(here.segment.first().previous(), &mut search))?;
     }
     Ok(lost)
+}
+
+/// Tells whoever would pass over what was let go of.
+fn check_kept(log: &Log, asked: Position) -> Result<()> {
+    let oldest = log.oldest();
+    if asked < oldest { Err(Error::Expired { asked, oldest }) } else { Ok(()) }
+}
+
+/// Where the search goes back, the log ends at what was let go of while it searched.
+fn unless_expired<T>(found: Result<Option<T>>) -> Result<Option<T>> {
+    match found {
+        Err(Error::Expired { .. }) => Ok(None),
+        found => found,
+    }
 }
 
 /// What stands at a frame that an index named, counted for the thread that asks.

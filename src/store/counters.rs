@@ -12,6 +12,8 @@ pub struct Counters {
     pub segments_begun: u64,
     /// Segments behind them that were finished: cut to their length, synced and, where that worked, indexed.
     pub segments_sealed: u64,
+    /// Segments that were let go of, by [`Store::retain`].
+    pub segments_let_go: u64,
     /// What reading has cost: readers, consumers, single look-ups, and what the writer looks up for conditions, expected
     /// revisions and idempotency keys. A reader or consumer adds what it has cost when it goes on to the next segment and
     /// when it is dropped.
@@ -22,7 +24,11 @@ impl Store {
     /// What this store has done since it was opened. Costs a few loads.
     pub fn counters(&self) -> Counters {
         let log = &self.inner.log;
-        let (begun, sealed) = (log.counts.begun.get(), log.counts.sealed.get());
-        Counters { segments_begun: begun, segments_sealed: sealed, read: log.costs.sum() }
+        Counters {
+            segments_begun: log.counts.begun.get(),
+            segments_sealed: log.counts.sealed.get(),
+            segments_let_go: log.counts.let_go.get(),
+            read: log.costs.sum(),
+        }
     }
 }

@@ -4,6 +4,7 @@ mod counters;
 mod graph;
 mod options;
 mod parallel;
+mod retain;
 
 pub use counters::Counters;
 pub use options::Options;
@@ -141,7 +142,9 @@ impl Store {
 
     /// The position of the oldest event that is kept, or the first to come.
     pub fn oldest(&self) -> Position {
-        self.inner.log.oldest()
+        let log = &self.inner.log;
+        // What cannot be looked at now will be told by whoever reads there.
+        log.oldest_now().unwrap_or_else(|_| log.oldest())
     }
 
     /// Appends one event to a stream and waits as the store's durability says.

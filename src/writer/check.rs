@@ -50,7 +50,9 @@ impl Turn {
         if let Some(condition) = &conditions.condition
             && condition.after < head
         {
-            let mut walk = Walk::new(log, Filter::Query(condition.unless.clone()), condition.after.next())?;
+            // After the start means among all that is kept. After a place that is not kept cannot be told.
+            let from = if condition.after == Position::START { Position::START } else { condition.after.next() };
+            let mut walk = Walk::new(log, Filter::Query(condition.unless.clone()), from)?;
             match walk.step(log, head)? {
                 Some(Step::Event { position, .. }) => {
                     return Err(Error::ConditionFailed { after: condition.after, found: position });

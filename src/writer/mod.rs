@@ -5,6 +5,7 @@ mod check;
 pub(crate) mod commit;
 pub(crate) mod durability;
 pub(crate) mod housekeeping;
+mod retain;
 mod roll;
 pub(crate) mod staging;
 pub(crate) mod streams;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     durability: Durability,
     /// One sync at a time, outside the turn.
     syncing: Mutex<()>,
+    /// One at a time lets go of segments.
+    retaining: Mutex<()>,
     fork: ForkGuard,
     stopping: AtomicBool,
     /// Under `Every`: the writer's thread knows that there is something to sync.
@@ -84,6 +87,7 @@ impl Writer {
             turn: Mutex::new(turn),
             durability,
             syncing: Mutex::new(()),
+            retaining: Mutex::new(()),
             fork,
             stopping: AtomicBool::new(false),
             timer_runs: AtomicBool::new(false),

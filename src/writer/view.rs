@@ -113,17 +113,20 @@ impl<'a> View<'a> {
     }
 }
 
-/// Where a stream stands at `until`, by asking the indexes.
+/// Where a stream stands at `until`, by asking the indexes, and what is known of what was let go of.
 pub(crate) fn revision(log: &Log, stream: &str, until: Position) -> Result<Revision> {
-    let latest = log.costs.of(|| walk::latest(log, Kind::Stream, stream.as_bytes(), until))?;
-    Ok(latest.map_or(Revision::ABSENT, |(part, offset, len)| part.segment.frame(offset, len).revision()))
+    match log.costs.of(|| walk::latest(log, Kind::Stream, stream.as_bytes(), until))? {
+        Some((part, offset, len)) => Ok(part.segment.frame(offset, len).revision()),
+        None => log.stood(stream),
+    }
 }
 
 /// The revision of the last event of a stream that is whole, up to `until`, and how many more may be lost behind it.
 pub(crate) fn revision_seen(log: &Log, stream: &str, until: Position) -> Result<(Revision, u64)> {
     let latest = log.costs.of(|| walk::latest_seen(log, Kind::Stream, stream.as_bytes(), until))?;
     let revision = |(part, offset, len): (Arc<Part>, u64, u32)| part.segment.frame(offset, len).revision();
-    Ok((latest.sound.map_or(Revision::ABSENT, revision), latest.lost_events))
+    let seen = latest.sound.map(revision).map_or_else(|| log.stood(stream), Ok)?;
+    Ok((seen, latest.lost_events))
 }
 
 /// The staged frames, one after the other.

@@ -35,6 +35,7 @@ mod read_cost;
 mod reading;
 mod recovery;
 mod replaced;
+mod retention;
 mod sink;
 #[cfg(feature = "sink-file")]
 mod sink_file;

@@ -3,13 +3,13 @@
 use crate::canal::Reason;
 use crate::event::draft::NewEvent;
 use crate::format::control::{History, WHY};
-use crate::format::{extras, limits};
+use crate::format::{extras, limits, names};
 use crate::id::{EventId, Position, Revision, Timestamp};
 use crate::log::event::Event;
 use crate::writer::commit::Commit;
 
 /// What the streams of dead letters begin with; the group's name follows.
-pub(crate) const STREAMS: &str = "$dead/";
+pub(crate) const STREAMS: &str = names::DEAD_LETTERS;
 
 /// The type of a dead letter that stands for damaged bytes, whose events nobody can read.
 pub(crate) const DAMAGED: &str = "$damaged";
@@ -20,7 +20,7 @@ const REASON: &str = "$reason";
 const ERROR: &str = "$error";
 const ATTEMPTS: &str = "$attempts";
 const GROUP: &str = "$group";
-const POSITION: &str = "$position";
+const POSITION: &str = names::DEAD_POSITION;
 const STREAM: &str = "$stream";
 const REVISION: &str = "$revision";
 const HANDED_OUT: &str = "$first-handed-out";

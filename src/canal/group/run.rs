@@ -89,6 +89,15 @@ impl Run {
                 row.set_alone(row.claim > 0);
             }
         }
+        let lowest = {
+            let ledger = guard(ledger);
+            let unsettled = ledger.rows.iter().next().map_or(u64::MAX, |row| row.position);
+            ledger.scanned.next().min(Position::new(unsettled))
+        };
+        let oldest = store.oldest();
+        if lowest < oldest {
+            return Err(Error::Expired { asked: lowest, oldest });
+        }
         // Some at a time: there may be millions, and their keys are read without the lock.
         let (mut lanes, mut next) = (Lanes::default(), Some(0));
         while let Some(from) = next {
@@ -322,7 +331,7 @@ pub(super) fn fetch(store: &Store, position: u64) -> Result<Found> {
     match log.costs.of(|| walk::at(log, Position::new(position)))? {
         Some((part, Step::Event { offset, len, .. })) => Ok(Ok((part, offset, len))),
         Some((_, Step::Damaged(damage))) => Ok(Err(*damage)),
-        // What a group waits for stands in the log; opening makes sure of that.
+        // What a group waits for stands in the log, unless the group was named when it was let go of.
         None => {
             let (asked, oldest) = (Position::new(position), store.oldest());
             Err(Error::Expired { asked, oldest })

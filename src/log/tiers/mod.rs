@@ -129,6 +129,21 @@ impl Tiers {
         })
     }
 
+    /// Goes without the tiers over nothing but segments before `oldest`, and gives the names of their files.
+    pub(crate) fn let_go_before(&self, oldest: Position) -> Vec<String> {
+        let mut gone = Vec::new();
+        self.change(|list| {
+            list.retain(|covering| {
+                let stays = covering.end > oldest;
+                if !stays {
+                    gone.push(covering.tier.name());
+                }
+                stays
+            });
+        });
+        gone
+    }
+
     /// Says that what begins at `first` cannot be merged.
     pub(crate) fn bar(&self, first: Position) {
         guard(&self.barred).insert(first);
@@ -182,11 +197,16 @@ fn fitting(
     first: Position,
     segments: usize,
 ) -> Option<Covering> {
-    let at = firsts.binary_search(&first).ok()?;
-    let covered = firsts.get(at..at.checked_add(segments)?)?;
-    // The newest segment is not sealed, so another one follows whatever is covered.
-    let end = *firsts.get(at + segments)?;
+    let oldest = *firsts.first()?;
     let tier = Tier::open(directory, store, first, segments)?;
-    let fits = tier.covered.iter().map(|(first, _)| first).eq(covered);
+    // Some of what it covers may have been let go of since, never all.
+    let gone = tier.covered.partition_point(|(first, _)| *first < oldest);
+    let begins = tier.covered.get(gone)?.0;
+    let at = firsts.binary_search(&begins).ok()?;
+    let left = segments - gone;
+    let covered = firsts.get(at..at.checked_add(left)?)?;
+    // The newest segment is not sealed, so another one follows whatever is covered.
+    let end = *firsts.get(at + left)?;
+    let fits = tier.covered[gone..].iter().map(|(first, _)| first).eq(covered);
     fits.then(|| Covering { tier: Arc::new(tier), end })
 }

@@ -1,0 +1,79 @@
+//! Letting go of old segments, beside appends and reads. The guide's page on retention tells why in these steps.
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::format::control::Control;
+use crate::id::Position;
+use crate::log::heads::{Collector, Known};
+use crate::log::retain::{self, Plan, Retention};
+use crate::sync::guard;
+use crate::writer::commit::Commit;
+use crate::writer::staging::Patience;
+use crate::writer::{Shared, Writer};
+
+/// So often a plan is made again because a consumer came to need meanwhile what was to go.
+const PLANS: u32 = 16;
+
+impl Writer {
+    /// Lets go of what a retention means, and tells what that was.
+    pub(crate) fn retain(&self, retention: &Retention, clock: &dyn Clock) -> Result<Plan> {
+        self.shared.retain(retention, clock)
+    }
+}
+
+impl Shared {
+    fn retain(&self, retention: &Retention, clock: &dyn Clock) -> Result<Plan> {
+        self.check_process()?;
+        self.check_may_wait()?;
+        let _one = guard(&self.retaining);
+        let log = &self.log;
+        let mut plans = 0;
+        loop {
+            let plan = retain::plan(log, retention, clock.now())?;
+            if plan.segments == 0 {
+                return Ok(plan);
+            }
+            // 1. Where streams stood that lose their last event there.
+            let known = self.collect(plan.keeps_from)?;
+            // 2. From here on it is decided: the record says what is kept, and is on the disk before anything goes.
+            match self.write_kept(retention, &known) {
+                Err(Error::Refused { .. }) if plans < PLANS => {
+                    plans += 1;
+                    continue;
+                }
+                written => written?,
+            }
+            self.sync()?;
+            // 3. Nobody finds it any more; whoever reads there reads on in what is mapped.
+            let names = log.directory.names()?;
+            log.heads.set(Known { oldest: known.oldest, files: known.files.clone() });
+            log.parts.let_go_before(known.oldest);
+            // 4. What a crash leaves here is removed when the store is opened.
+            retain::remove_files(&*log.directory, &names, &known)?;
+            log.counts.let_go.add(plan.segments);
+            return Ok(plan);
+        }
+    }
+
+    /// What is known of the streams before `oldest`.
+    fn collect(&self, oldest: Position) -> Result<Known> {
+        let log = &self.log;
+        let mut collector = Collector::new(&*log.directory, log.store, &log.heads.known());
+        for first in log.parts.firsts().into_iter().take_while(|first| *first < oldest) {
+            collector.take_in(&log.parts.of(first)?.segment)?;
+        }
+        collector.finish(oldest)
+    }
+
+    /// Writes the control record, unless a consumer has come to need meanwhile what is to go.
+    fn write_kept(&self, retention: &Retention, known: &Known) -> Result<()> {
+        let mut commit = Commit::new();
+        commit.control(&Control::Kept(known.kept()));
+        let (log, retention, oldest) = (self.log.clone(), retention.clone(), known.oldest);
+        commit.rule(move |_, _| {
+            let holds = retain::still_holds(&guard(&log.state), &retention, oldest);
+            if holds { Ok(()) } else { Err("a consumer needs it".to_owned()) }
+        });
+        self.stage(&commit, Patience::Wait, false)?.wait().map(drop)
+    }
+}
