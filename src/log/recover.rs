@@ -317,7 +317,12 @@ fn cut_before(
         directory.open(&header::file_name(*first), Access::Read)?.evict()?;
         let successor = successors.next().unwrap_or(newest.first());
         let previous = read_header(directory, successor)?.previous;
-        let Ok(segment) = Segment::open(directory, *first, Access::Read, None) else { return Ok(Some(*first)) };
+        let segment = match Segment::open(directory, *first, Access::Read, None) {
+            Ok(segment) => segment,
+            Err(Error::NotAStore { .. }) => return Ok(Some(*first)),
+            // No room for another map, say: that says nothing of what the file holds.
+            Err(error) => return Err(error),
+        };
         segment.allow(segment.capacity());
         let found = scan(&segment, segment.capacity(), AtDamage::Stop)?;
         recovery.bytes_read += found.end;

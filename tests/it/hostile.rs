@@ -458,7 +458,7 @@ fn too_little_address_space_gives_typed_errors() {
             pages.split(' ').next().unwrap().parse::<u64>().unwrap() * 4096
         };
         let (mut worked, mut failed) = (0, 0);
-        for room in [4 << 20, 8 << 20, 16 << 20, 2 << 30] {
+        for room in (1..=40).map(|number| number << 20).chain([2 << 30]) {
             match limited(Resource::As, in_use() + room, || {
                 let store = large().open(&crashed)?;
                 let read = told::read(&store, Query::new());

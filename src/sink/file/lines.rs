@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -18,6 +19,9 @@ const PIECE: usize = 64 << 10;
 
 /// How much before that is looked at: far more than is ever written between two syncs.
 const LOOKED_AT: u64 = 64 << 20;
+
+/// A process that some thread forks off has the file's lock, too, until it becomes another program: that long it is waited for.
+const FORKS_PASS: Duration = Duration::from_millis(500);
 
 /// An open file of whole lines.
 #[derive(Debug)]
@@ -57,8 +61,12 @@ impl Lines {
             }
             opened => (opened.map_err(told)?, false),
         };
-        if !file.lock().map_err(told)? {
-            return Err(format!("{} is written to by somebody else", shown(&*directory, name)));
+        let started = Instant::now();
+        while !file.lock().map_err(told)? {
+            if started.elapsed() > FORKS_PASS {
+                return Err(format!("{} is written to by somebody else", shown(&*directory, name)));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         let look = file.look().map_err(told)?;
         let mut lines = Self {
