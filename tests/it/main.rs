@@ -12,6 +12,8 @@ mod cli_forward;
 #[cfg(feature = "cli")]
 #[rustfmt::skip]
 mod cli_replayed;
+#[cfg(feature = "cli")]
+mod cli_retain;
 mod clock;
 mod cursor;
 mod damage;

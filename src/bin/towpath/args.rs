@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 pub(crate) mod consuming;
+pub(crate) mod retaining;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use towpath::{Expected, Position, Revision, Timestamp, limits};
 
 use crate::args::consuming::{ConsumersVerb, DeadVerb, Pending};
+use crate::args::retaining::RetainVerb;
 use crate::template::Template;
 use crate::time;
 
@@ -126,6 +128,9 @@ pub(crate) enum Verb {
     Dead(DeadVerb),
     /// Take the events of a stream to a file or a server, until stopped; goes on where it ended the last time
     Forward(Forward),
+    /// Let go of old events, or tell what would go
+    #[command(subcommand)]
+    Retain(RetainVerb),
     /// Check every byte of a store
     Verify(StoreDir),
     /// Measure this machine with a fresh store

@@ -15,6 +15,7 @@ mod info;
 mod out;
 mod pending;
 mod read;
+mod retain;
 mod row;
 mod show;
 mod template;
@@ -75,6 +76,7 @@ fn run(args: Args) -> failure::Result<Answer> {
         Verb::Pending(pending) => pending::run(&pending, &mut out),
         Verb::Dead(verb) => dead::run(&verb, &mut out),
         Verb::Forward(forward) => forward::run(&forward, &mut out),
+        Verb::Retain(verb) => retain::run(&verb, &mut out),
         Verb::Verify(store) => verify::run(&store, &mut out),
         Verb::Bench(bench) => bench::run(&bench, &mut out),
     }?;

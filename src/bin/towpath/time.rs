@@ -1,5 +1,7 @@
 //! Moments as text: RFC 3339 with nanoseconds out, RFC 3339 and a little more in.
 
+use std::time::Duration;
+
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Zoned};
@@ -34,6 +36,17 @@ fn parse_moment_at(text: &str, now: &Zoned) -> Result<Timestamp, String> {
         return Err("it is neither RFC 3339, nor a date, nor a span such as 2h".to_owned());
     };
     now.checked_sub(span.abs()).map_err(|_| BOUNDS.to_owned()).and_then(|zoned| from_jiff(zoned.timestamp()))
+}
+
+/// How long a span such as `30d` or `1mo` is when it ends now, in UTC.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
+    parse_span_at(text, &jiff::Timestamp::now().to_zoned(TimeZone::UTC))
+}
+
+fn parse_span_at(text: &str, now: &Zoned) -> Result<Duration, String> {
+    let span: Span = text.parse().map_err(|_| "it is not a span such as 2h")?;
+    let from = now.checked_sub(span.abs()).map_err(|_| "it is too long")?;
+    now.duration_since(&from).try_into().map_err(|_| "it is too long".to_owned())
 }
 
 /// What stands in a field of a row: RFC 3339, or a whole number of seconds since 1970 UTC.
@@ -74,6 +87,16 @@ mod tests {
         assert!(shown("yesterday").is_err());
         for text in ["1969-12-31", "9999-12-31", "2554-12-31", "9000y"] {
             assert_eq!(shown(text), Err(BOUNDS.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_span_has_the_length_that_it_has_when_it_ends_now() {
+        let now = "2013-03-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().to_zoned(TimeZone::UTC);
+        let days = |text| parse_span_at(text, &now).map(|span| span.as_secs_f64() / 86_400.0);
+        assert_eq!(["30d", "12h", "1mo", "1w 1d", "0s"].map(days), [30.0, 0.5, 28.0, 8.0, 0.0].map(Ok));
+        for text in ["", "30", "yesterday", "99999y"] {
+            assert!(days(text).is_err(), "{text}");
         }
     }
 
