@@ -8,6 +8,7 @@ compile_error!("towpath's door to the file system is written for Unix so far");
 
 mod canal;
 mod clock;
+pub mod copies;
 mod error;
 mod event;
 mod format;

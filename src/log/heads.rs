@@ -138,17 +138,50 @@ impl HeadsFile {
         Ok(None)
     }
 
+    /// Everything that is wrong with it: pages that are not what was written, and streams that are not in their order.
+    pub(crate) fn faults(&self) -> Result<Vec<Damage>> {
+        let mut found = Vec::new();
+        let (mut last, mut streams) = (Vec::new(), 0);
+        for number in 0..self.head.pages {
+            let page = match self.page(number) {
+                Ok(page) => page,
+                Err(Error::Damaged(damage)) => {
+                    found.push(damage);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut on_page = Streams::of(page);
+            while let Some((name, _)) = on_page.next() {
+                if name <= &last[..] {
+                    found.push(self.damage(u64::from(number) + 1, "its streams are not in their order"));
+                }
+                last.clear();
+                last.extend_from_slice(name);
+                streams += 1;
+            }
+        }
+        if found.is_empty() && streams != self.head.streams {
+            found.push(self.damage(0, "it has not the number of streams that it says"));
+        }
+        Ok(found)
+    }
+
+    fn damage(&self, page: u64, what: &str) -> Damage {
+        Damage {
+            segment: self.name.clone(),
+            offset: page * PAGE as u64,
+            length: PAGE as u64,
+            position: self.head.first,
+            what: what.to_owned(),
+        }
+    }
+
     fn page(&self, number: u32) -> Result<&[u8]> {
         let offset = (u64::from(number) + 1) * PAGE as u64;
         let page = self.map.bytes(offset..offset + PAGE as u64);
         self.checked.check(number as usize, || self.head.is_sound(number, page)).map_err(|_unsound| {
-            Error::Damaged(Damage {
-                segment: self.name.clone(),
-                offset,
-                length: PAGE as u64,
-                position: self.head.first,
-                what: "where streams stood whose events are not kept any more".to_owned(),
-            })
+            Error::Damaged(self.damage(u64::from(number) + 1, "where streams stood whose events are not kept any more"))
         })?;
         Ok(page)
     }

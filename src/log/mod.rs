@@ -164,6 +164,12 @@ impl Log {
 
     /// Where a stream stood that has no event in what is kept; [`Revision::ABSENT`] when it never had any.
     pub(crate) fn stood(&self, stream: &str) -> Result<Revision> {
+        self.heads_now()?.find(stream.as_bytes())
+    }
+
+    /// Where streams stood that have no event in what is kept; a reader looks first what a writer in another process has let
+    /// go of.
+    pub(crate) fn heads_now(&self) -> Result<Arc<Known>> {
         let mut known = self.heads.known();
         // A writer in another process has let go of more since.
         for look in 0.. {
@@ -181,7 +187,7 @@ impl Log {
                 break;
             }
         }
-        known.find(stream.as_bytes())
+        Ok(known)
     }
 
     fn follow(&self, progress: Progress) -> Result<()> {

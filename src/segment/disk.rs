@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::fs::File as StdFile;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,6 +57,16 @@ pub(crate) trait Directory: Send + Sync + Debug {
     fn sync(&self) -> Result<()>;
     /// Opens a directory in this one, and makes it when it is missing.
     fn subdirectory(&self, name: &str) -> Result<Arc<dyn Directory>>;
+    /// Gives two files or directories each other's name, at once. `false`: this file system cannot do that.
+    fn exchange(&self, _one: &str, _other: &str) -> Result<bool> {
+        Ok(false)
+    }
+    /// Removes an empty directory in this one. None there is no error.
+    fn remove_directory(&self, name: &str) -> Result<()>;
+    /// What the operating system knows it by, where it does.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// An open file.
@@ -85,6 +96,10 @@ pub(crate) trait File: Send + Sync + Debug {
     /// Drops the file's clean pages from the cache, so that reading shows what the disk has.
     fn evict(&self) -> Result<()>;
     fn map(&self, len: u64, access: Access) -> Result<Map>;
+    /// What the operating system knows it by, where it does.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// Takes the lock of this file until it is dropped. `false`: somebody else has it.
     fn lock(&self) -> Result<bool>;
     /// Gives the lock back before the file is dropped.
@@ -265,6 +280,42 @@ impl Directory for RealDirectory {
         self.io("create", name, rustix::fs::fchmod(&handle, DIRECTORY_MODE))?;
         Ok(Arc::new(RealDirectory { path: self.path.join(name), handle: handle.into() }))
     }
+
+    #[cfg(target_os = "linux")]
+    fn exchange(&self, one: &str, other: &str) -> Result<bool> {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        match rustix::fs::renameat_with(&self.handle, one, &self.handle, other, flags) {
+            Ok(()) => Ok(true),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+            Err(error) => self.io("rename", one, Err(error)),
+        }
+    }
+
+    fn remove_directory(&self, name: &str) -> Result<()> {
+        match rustix::fs::unlinkat(&self.handle, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOENT) => Ok(()),
+            result => self.io("remove", name, result),
+        }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.handle.as_fd())
+    }
+}
+
+/// Has a new, empty file share all blocks of another one, until either is written. `false`: the file system cannot do that.
+pub(crate) fn share_blocks(from: &dyn File, to: &dyn File) -> bool {
+    #[cfg(target_os = "linux")]
+    if let (Some(from), Some(to)) = (from.descriptor(), to.descriptor()) {
+        return rustix::fs::ioctl_ficlone(to, from).is_ok();
+    }
+    false
+}
+
+/// Gives a file a second name, in another directory. `false`: that cannot be done there.
+pub(crate) fn link(from: &dyn Directory, to: &dyn Directory, name: &str) -> bool {
+    let (Some(from), Some(to)) = (from.descriptor(), to.descriptor()) else { return false };
+    rustix::fs::linkat(from, name, to, name, AtFlags::empty()).is_ok()
 }
 
 impl RealFile {
@@ -370,6 +421,10 @@ impl File for RealFile {
         #[cfg(target_os = "linux")]
         self.io("evict", rustix::fs::fadvise(&self.handle, 0, None, rustix::fs::Advice::DontNeed))?;
         Ok(())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.handle.as_fd())
     }
 
     fn map(&self, len: u64, access: Access) -> Result<Map> {

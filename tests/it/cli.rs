@@ -891,3 +891,47 @@ fn nobody_who_reads_is_no_error_and_a_full_disk_is_one() {
     let unheard = command(&scratch, &["nonsense"]).stderr(full()).status().unwrap();
     assert_eq!(unheard.code(), Some(2));
 }
+
+/// A backup beside a writer, brought up to date, and a store made of it; what is in the way is refused.
+#[test]
+fn a_backup_is_made_brought_up_to_date_and_restored() {
+    let scratch = Scratch::new();
+    store_of_five(&scratch);
+    let store = scratch.open();
+    let made = run(&scratch, &["backup", STORE, "backup", "--json"]).ends(0).object();
+    assert_eq!(names(&made), ["bytes_copied", "copied", "damage", "head", "kept", "resumed", "shared", "store"]);
+    assert_eq!((&made["head"], &made["resumed"], &made["kept"]), (&json!(5), &json!(false), &json!(0)));
+    store.append("cart-9", NewEvent::new("opened", "{}")).unwrap();
+    assert!(run(&scratch, &["backup", STORE, "backup", "--verify"]).ends(0).out.starts_with("backup up to position 6"));
+    store.close().unwrap();
+    let cat = |dir: &str| run(&scratch, &["cat", dir]).ends(0).out;
+    assert_eq!(run(&scratch, &["restore", "backup", "again", "--json"]).ends(0).object()["store"], made["store"]);
+    assert_eq!(cat("again"), cat(STORE));
+    run(&scratch, &["restore", "backup", "again"]).says(2, "not empty");
+    run(&scratch, &["backup", STORE, "again/in/there"]).says(2, "could not open");
+    run(&scratch, &["restore", "nowhere", "other"]).says(2, "could not open");
+
+    // Control: damage comes along, and both say so.
+    let damaged = Scratch::new();
+    store_of_five(&damaged);
+    damage_the_third(&damaged);
+    let made = run(&damaged, &["backup", STORE, "backup", "--json"]);
+    assert_eq!((made.status, &made.object()["damage"][0]["position"]), (Some(1), &json!(3)));
+    let restored = run(&damaged, &["restore", "backup", "again"]);
+    assert_eq!((restored.status, restored.out.lines().count()), (Some(1), 2));
+}
+
+/// How closely it looks, and what it says that it left out.
+#[test]
+fn verify_looks_as_closely_as_it_is_told() {
+    let scratch = Scratch::new();
+    store_of_five(&scratch);
+    let text = run(&scratch, &["verify", STORE, "--fast"]).ends(0).out;
+    assert!(text.starts_with("left out: ") && text.contains("\ngood, "), "{text}");
+    let fast = run(&scratch, &["verify", STORE, "--fast", "--json"]).ends(0).object();
+    assert_eq!(names(&fast), ["damage", "events", "ok", "segments", "segments_read"]);
+    run(&scratch, &["verify", STORE, "--deep"]).ends(0);
+    run(&scratch, &["verify", STORE, "--deep", "--fast"]).says(2, "cannot be used with");
+    damage_the_third(&scratch);
+    assert_eq!(run(&scratch, &["verify", STORE, "--fast"]).status, Some(1));
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rank of each module. It may import from its own module and from lower ranks. The guide is text.
-const RANKS: [(&str, u32); 18] = [
+const RANKS: [(&str, u32); 19] = [
     ("error", 0),
     ("id", 0),
     ("event", 0),
@@ -18,6 +18,7 @@ const RANKS: [(&str, u32); 18] = [
     ("writer", 4),
     ("store", 5),
     ("inspect", 5),
+    ("copies", 6),
     ("fuzzing", 5),
     ("canal", 6),
     ("sink", 7),

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod backup;
 mod bits;
 mod broken;
 mod canal_contract;
@@ -51,4 +52,5 @@ mod subscription;
 mod support;
 mod tiers;
 mod typed;
+mod verify;
 mod writing;

@@ -2,6 +2,7 @@
 
 pub(crate) mod consuming;
 pub(crate) mod retaining;
+pub(crate) mod tools;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use towpath::{Expected, Position, Revision, Timestamp, limits};
 
 use crate::args::consuming::{ConsumersVerb, DeadVerb, Pending};
 use crate::args::retaining::RetainVerb;
+use crate::args::tools::{Backup, Restore, Verify};
 use crate::template::Template;
 use crate::time;
 
@@ -131,8 +133,12 @@ pub(crate) enum Verb {
     /// Let go of old events, or tell what would go
     #[command(subcommand)]
     Retain(RetainVerb),
-    /// Check every byte of a store
-    Verify(StoreDir),
+    /// Check a store
+    Verify(Verify),
+    /// Make a backup of a store beside its writer, or bring it up to date
+    Backup(Backup),
+    /// Make a store of a backup
+    Restore(Restore),
     /// Measure this machine with a fresh store
     Bench(Bench),
 }

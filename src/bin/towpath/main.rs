@@ -5,6 +5,7 @@
 
 mod append;
 mod args;
+mod backup;
 mod bench;
 mod consumers;
 mod dead;
@@ -77,7 +78,9 @@ fn run(args: Args) -> failure::Result<Answer> {
         Verb::Dead(verb) => dead::run(&verb, &mut out),
         Verb::Forward(forward) => forward::run(&forward, &mut out),
         Verb::Retain(verb) => retain::run(&verb, &mut out),
-        Verb::Verify(store) => verify::run(&store, &mut out),
+        Verb::Verify(verify) => verify::run(&verify, &mut out),
+        Verb::Backup(backup) => backup::run(&backup, &mut out),
+        Verb::Restore(restore) => backup::restore(&restore, &mut out),
         Verb::Bench(bench) => bench::run(&bench, &mut out),
     }?;
     out.flush()?;

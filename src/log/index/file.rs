@@ -128,6 +128,12 @@ impl IndexFile {
         Ok(Some(Unit(u32_at(self.bytes(start..start + 4)?, 0))))
     }
 
+    /// Whether every page is what was written.
+    pub(crate) fn is_sound(&self) -> bool {
+        let file = self.map.bytes(0..self.map.len());
+        (0..self.layout.pages()).all(|page| self.layout.page_is_sound(file, page))
+    }
+
     /// How many terms there are.
     pub(crate) fn terms(&self) -> usize {
         self.layout.terms()

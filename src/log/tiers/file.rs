@@ -76,6 +76,11 @@ impl Tier {
         }
     }
 
+    /// Whether every page of entries is what was written.
+    pub(crate) fn is_sound(&self) -> bool {
+        (self.head.main_page(0)..self.head.pages()).all(|number| self.entries(number).is_ok())
+    }
+
     /// Whether it names a segment, by its number, for every term of that segment's own index, and both are sound.
     pub(crate) fn names_all(&self, number: usize, index: &IndexFile) -> bool {
         (0..index.terms()).all(|at| {

@@ -1,0 +1,73 @@
+//! What operators' tools take.
+
+use std::path::PathBuf;
+
+pub(crate) const VERIFY_HELP: &str = "\
+Without an option: every checksum of every file, order and revisions of the events, whole commits, how segments follow each other,
+and that each begins with its control state, in which no consumer is ahead of the log. Left out: whether index files
+say what the events say, payloads, and the revisions of streams behind the first four million.
+
+--fast: headers, how segments follow each other, heads of index files; all of the newest segment, and of at most three others,
+chosen at random each time. It says what it left out.
+
+--deep: everything, index files made again in memory and compared, revisions of all streams in bounded memory (it may read the
+events several times), and payloads decoded: JSON and MessagePack.
+
+Works beside a live writer, and changes nothing.
+
+Exit status: 0 when nothing is damaged, 1 when something is, 2 when there is no store that could be read. Positions that are
+written down as lost, and bytes of a commit that a crash cut short, are told and are no damage. With --json an object: `ok`,
+`events` and `damage` (each `segment`, `offset`, `position`, `what`); with --fast `segments` and `segments_read`; and where there
+are any `torn_bytes`, `removed` (positions) and `lost` (each `first`, `positions`, `why`).";
+
+pub(crate) const BACKUP_HELP: &str = "\
+TO becomes a store like DIR, as DIR was when this began; it can be read and verified where it stands. Said again, it brings TO up to
+date: what TO has of sealed segments is kept, new ones share their blocks with DIR's where the file system can do that, or are
+copied. A writer of DIR is not held up.
+
+The new backup is made in TO.part, synced, checked as `verify --fast` does (with --verify every checksum), and then takes the
+place of the one before it at once: one that is cut short leaves that as it was, and the next goes on with what is there.
+
+Exit status: 0 good, 1 when the backup is there and something in it is damaged (it is in DIR, too), 2 when there is no new backup.
+With --json an object: `store`, `head`, `kept`, `shared`, `copied`, `bytes_copied`, `resumed`, `damage`.";
+
+pub(crate) const RESTORE_HELP: &str = "\
+Checks every byte before TO takes its place. TO is the same store, with its id, as it was when the backup was made. What was
+written after that is gone, and its positions are given to other events: servers and files that leave out what they have, by store
+and position, take the new ones for old.
+
+Exit status: 0 good, 1 when the store is there and something in it is damaged, 2 when there is none.";
+
+#[derive(clap::Args)]
+#[command(after_help = VERIFY_HELP)]
+pub(crate) struct Verify {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// Look at headers, the newest segment and a sample
+    #[arg(long, conflicts_with = "deep")]
+    pub(crate) fast: bool,
+    /// Make every index again and compare, decode every payload
+    #[arg(long)]
+    pub(crate) deep: bool,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = BACKUP_HELP)]
+pub(crate) struct Backup {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// The backup's directory; the one it lies in has to be there
+    pub(crate) to: PathBuf,
+    /// Check every checksum of the backup, not just a sample
+    #[arg(long)]
+    pub(crate) verify: bool,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = RESTORE_HELP)]
+pub(crate) struct Restore {
+    /// The backup's directory
+    pub(crate) from: PathBuf,
+    /// Where to make the store; must be empty, or not there yet
+    pub(crate) to: PathBuf,
+}

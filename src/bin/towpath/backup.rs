@@ -1,0 +1,82 @@
+//! `towpath backup`, `restore` and `fork`: stores made of a store.
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+use towpath::copies::{self, Files};
+use towpath::inspect::{self, Depth, Progress};
+use towpath::{Damage, Position, StoreId};
+
+use crate::Answer;
+use crate::args::tools::{Backup, Restore};
+use crate::failure::Result;
+use crate::out::Out;
+use crate::verify::Damaged;
+
+/// The field names are fixed: scripts rely on them.
+#[derive(Serialize)]
+struct Made<'a> {
+    store: String,
+    head: u64,
+    kept: u64,
+    shared: u64,
+    copied: u64,
+    bytes_copied: u64,
+    resumed: bool,
+    damage: Vec<Damaged<'a>>,
+}
+
+pub(crate) fn run(args: &Backup, out: &mut Out) -> Result<Answer> {
+    let bar = out.bar(0);
+    let made = copies::backup(&args.dir, &args.to, |progress| show(&bar, progress));
+    bar.finish_and_clear();
+    let made = made?;
+    let mut damage = made.damage;
+    if args.verify {
+        let bar = out.bar(0);
+        let verdict = inspect::verify_to(&args.to, Depth::Whole, |progress| show(&bar, progress));
+        bar.finish_and_clear();
+        damage = verdict?.damage;
+    }
+    if made.resumed && !out.is_json() {
+        out.line("an earlier backup was cut short; this one used what it had left")?;
+    }
+    tell("backup", made.store, made.head, made.files, made.resumed, &damage, out)
+}
+
+pub(crate) fn restore(args: &Restore, out: &mut Out) -> Result<Answer> {
+    let bar = out.bar(0);
+    let made = copies::restore(&args.from, &args.to, |progress| show(&bar, progress));
+    bar.finish_and_clear();
+    let made = made?;
+    tell("store", made.store, made.head, made.files, false, &made.damage, out)
+}
+
+pub(crate) fn show(bar: &ProgressBar, progress: Progress) {
+    bar.set_length(progress.total);
+    bar.set_position(progress.done);
+}
+
+fn tell(
+    what: &str,
+    store: StoreId,
+    head: Position,
+    files: Files,
+    resumed: bool,
+    damage: &[Damage],
+    out: &mut Out,
+) -> Result<Answer> {
+    let Files { kept, shared, copied, bytes_copied, .. } = files;
+    if out.is_json() {
+        let (store, head) = (store.to_string(), head.get());
+        let damage = damage.iter().map(Damaged::of).collect();
+        out.object(&Made { store, head, kept, shared, copied, bytes_copied, resumed, damage })?;
+    } else {
+        for damage in damage {
+            out.line(&damage.to_string())?;
+        }
+        out.line(&format!(
+            "{what} up to position {head}: {kept} files kept, {shared} shared, {copied} copied ({bytes_copied} bytes)"
+        ))?;
+    }
+    Ok(if damage.is_empty() { Answer::Good } else { Answer::NotGood })
+}

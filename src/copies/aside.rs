@@ -1,0 +1,111 @@
+//! A directory that is filled beside the place it is meant for, and takes that place at once when it is whole.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::segment::disk::{Directory, Disk};
+use crate::segment::map::Access;
+
+/// What follows the name of a directory that is being filled.
+const PART: &str = ".part";
+/// What follows the name of one that makes room, where two cannot change places at once.
+const OLD: &str = ".old";
+
+/// A directory on its way.
+#[derive(Debug)]
+pub(super) struct Aside {
+    parent: Arc<dyn Directory>,
+    name: String,
+    pub(super) part: Arc<dyn Directory>,
+    /// What stands in its place now, if anything does.
+    pub(super) present: Option<Arc<dyn Directory>>,
+    /// An earlier one was left unfinished here.
+    pub(super) resumed: bool,
+}
+
+impl Aside {
+    /// Begins to fill a directory for `path`, or goes on with one that was left unfinished. The parent has to be there.
+    pub(super) fn begin(disk: &dyn Disk, path: &Path) -> Result<Self> {
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| Error::invalid("directory", &path.to_string_lossy(), "it has no plain name"))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = disk.directory(parent, false)?;
+        let (part, old) = (format!("{name}{PART}"), format!("{name}{OLD}"));
+        let names = parent.names()?;
+        let is_there = |wanted: &str| names.iter().any(|name| name == wanted);
+        if !is_there(name) && is_there(&old) {
+            // Cut short between making room and moving in.
+            parent.rename(&old, name)?;
+            parent.sync()?;
+        }
+        let present = (is_there(name) || is_there(&old)).then(|| disk.directory(path, false)).transpose()?;
+        let resumed = is_there(&part);
+        let part = parent.subdirectory(&part)?;
+        if !part.lock()? {
+            return Err(Error::Locked { path: part.path().to_owned(), holder: None });
+        }
+        Ok(Self { parent, name: name.to_owned(), part, present, resumed })
+    }
+
+    /// Refuses a place where something stands already.
+    pub(super) fn check_is_free(&self) -> Result<()> {
+        match &self.present {
+            Some(present) if !present.names()?.is_empty() => {
+                Err(Error::not_a_store(present.path(), "it is not empty; choose another directory"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what was left in it, but for the files that `keep` wants.
+    pub(super) fn clear(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
+        clear(&*self.part, keep)
+    }
+
+    /// Makes it last, and has it take its place; what stood there goes.
+    pub(super) fn take_place(self) -> Result<()> {
+        let (name, part, old) = (&self.name, format!("{}{PART}", self.name), format!("{}{OLD}", self.name));
+        self.part.sync()?;
+        // The name of the unfinished directory has to last before another one gives way to it.
+        self.parent.sync()?;
+        let is_replaced = match &self.present {
+            Some(present) => !present.names()?.is_empty(),
+            None => false,
+        };
+        if !is_replaced {
+            self.parent.rename(&part, name)?;
+            return self.parent.sync();
+        }
+        if self.parent.exchange(&part, name)? {
+            self.parent.sync()?;
+            return self.remove(&part);
+        }
+        self.parent.rename(name, &old)?;
+        self.parent.rename(&part, name)?;
+        self.parent.sync()?;
+        self.remove(&old)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let Some(present) = &self.present else { return Ok(()) };
+        clear(&**present, |_| false)?;
+        self.parent.remove_directory(name)?;
+        self.parent.sync()
+    }
+}
+
+fn clear(directory: &dyn Directory, keep: impl Fn(&str) -> bool) -> Result<()> {
+    directory.names()?.iter().filter(|name| !keep(name)).try_for_each(|name| directory.remove(name))
+}
+
+/// Whether somebody was filling a directory for this path, and did not finish.
+pub(super) fn is_unfinished(disk: &dyn Disk, path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    disk.directory(&path.with_file_name(format!("{name}{PART}")), false).is_ok()
+}
+
+/// Whether a file can be read in a directory.
+pub(super) fn has(directory: &dyn Directory, name: &str) -> bool {
+    directory.open(name, Access::Read).is_ok()
+}

@@ -1,0 +1,240 @@
+//! Backups: a copy of a store that its writer need not stop for, brought up to date again and again.
+
+use std::path::Path;
+
+use crate::copies::aside::{self, Aside};
+use crate::copies::place::{Files, Wanted};
+use crate::error::{Damage, Error, Result};
+use crate::format::header;
+use crate::format::lock;
+use crate::id::{Position, StoreId};
+use crate::inspect::verify::{Depth, Progress, verify_on};
+use crate::log::heads::Known;
+use crate::log::parts::read_header;
+use crate::log::recover::{self, segments};
+use crate::log::{Log, recover::open_reader};
+use crate::segment::disk::{Directory, Disk, RealDisk};
+use crate::segment::map::Access;
+use crate::store::Store;
+use crate::sync::guard;
+
+/// So often a backup begins again when files changed under its eyes: retention, or streams that were made smaller.
+const LOOKS: u32 = 8;
+
+/// What a backup holds, and what it took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backup {
+    /// The store's id, which is the backup's, too.
+    pub store: StoreId,
+    /// The last event that is in it; [`Position::START`] when there is none.
+    pub head: Position,
+    /// How its files came there.
+    pub files: Files,
+    /// An earlier backup to the same place was cut short, and this one used what it had left.
+    pub resumed: bool,
+    /// What the check at the end found damaged. The original is likely damaged there, too: `verify` tells.
+    pub damage: Vec<Damage>,
+}
+
+/// Brings the backup of a store in `to` up to date, or makes it; its parent directory has to be there.
+///
+/// The backup is a store like any other, without the file `LOCK`: it can be read and verified where it stands. It holds
+/// everything that the store's readers could see when the backup began, consumers with their checkpoints, groups and
+/// unsettled deliveries included. What recovery put into `quarantine/` stays behind.
+///
+/// A live writer, in this process or another one, is not held up and not asked. Sealed segments that the last backup has are
+/// kept; new ones share their blocks with the originals where the file system can do that (btrfs, XFS), and are copied
+/// otherwise. They are not linked to the originals, because a block that rots would rot in both. The newest segment is
+/// copied up to its published end.
+///
+/// It is made in `TO.part`, synced, checked as [`Depth::Fast`] does, and then takes the place of the backup before it at
+/// once. So one that is cut short, at any step, leaves that one as it was; the next goes on with what is there. While it is made there has to be room
+/// for the new segments only.
+///
+/// # Errors
+/// As [`Store::open_read_only`]; [`Error::NotAStore`] when `to` holds something else: a backup of another store, or a store
+/// that was opened for writing. [`Error::Locked`] when another backup to the same place is under way.
+pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Backup> {
+    backup_on(&RealDisk, from.as_ref(), to.as_ref(), progress)
+}
+
+impl Store {
+    /// Brings a backup of this store up to date, or makes it: [`copies::backup`](crate::copies::backup()) beside the
+    /// writer of this process. It holds everything that was readable when it began.
+    ///
+    /// # Errors
+    /// As [`copies::backup`](crate::copies::backup()).
+    pub fn backup(&self, to: impl AsRef<Path>) -> Result<Backup> {
+        backup(self.path(), to, |_| {})
+    }
+}
+
+pub(super) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: impl FnMut(Progress)) -> Result<Backup> {
+    if to.starts_with(from) {
+        return Err(Error::not_a_store(to, "it lies in the store itself; choose another directory"));
+    }
+    let (log, _) = open_reader(disk, from)?;
+    let aside = Aside::begin(disk, to)?;
+    if let Some(present) = &aside.present {
+        check_is_backup_of(&**present, log.store)?;
+    }
+    let mut looks = 0;
+    let (log, files) = {
+        let mut log = log;
+        let mut files = Files::default();
+        loop {
+            match fill(&log, &aside, &mut files, &mut progress) {
+                Ok(()) => break (log, files),
+                Err(error) if looks == LOOKS || !may_pass(&error) => return Err(error),
+                Err(_) => {
+                    looks += 1;
+                    log = open_reader(disk, from)?.0;
+                }
+            }
+        }
+    };
+    let verdict = verify_on(disk, aside.part.path(), Depth::Fast, &mut |_| {})?;
+    let (store, head, resumed) = (log.store, log.head(), aside.resumed);
+    aside.take_place()?;
+    Ok(Backup { store, head, files, resumed, damage: verdict.damage })
+}
+
+/// Whether looking again may help: a file was there a moment ago, or does not fit the others.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        Error::NotAStore { .. } => true,
+        _ => false,
+    }
+}
+
+/// Puts everything that a log holds into the directory.
+fn fill(log: &Log, aside: &Aside, files: &mut Files, progress: &mut impl FnMut(Progress)) -> Result<()> {
+    let from = &*log.directory;
+    let wanted = wanted(log)?;
+    let total = wanted.iter().map(|(_, len)| len).sum();
+    aside.clear(|name| wanted.iter().any(|(wanted, _)| wanted == name))?;
+    let mut done = 0;
+    for (name, len) in &wanted {
+        let earlier = aside.present.as_deref();
+        match (Wanted { name, len: *len }).put(from, earlier, &*aside.part, files) {
+            // Index files and tiers can be made again; they come and go.
+            Err(error) if is_derived(name) && may_pass(&error) => {}
+            result => result?,
+        }
+        done += len;
+        progress(Progress { done, total });
+    }
+    aside.part.sync()
+}
+
+/// The files of a log, and how long they are.
+fn wanted(log: &Log) -> Result<Vec<(String, u64)>> {
+    let from = &*log.directory;
+    let newest = log.parts.newest();
+    let firsts = log.parts.firsts();
+    let mut wanted = Vec::new();
+    for pair in firsts.windows(2) {
+        let name = header::file_name(pair[0]);
+        let end = match read_header(from, pair[1]) {
+            Ok(next) => next.previous.map(|previous| previous.end),
+            // A damaged one does not say; what is there is copied as it is.
+            Err(Error::NotAStore { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let len = from.open(&name, Access::Read)?.len()?;
+        wanted.push((name, end.map_or(len, |end| end.min(len))));
+        add_derived(from, &header::index_name(pair[0]), &mut wanted);
+    }
+    wanted.push((newest.segment.name().to_owned(), newest.segment.written().min(newest.segment.capacity())));
+    for (tier, _) in log.parts.tiers.all() {
+        add_derived(from, &tier.name(), &mut wanted);
+    }
+    // As the newest segment says up to where it is copied; the writer may have made other files of these.
+    let kept = guard(&log.state).kept.clone();
+    for name in Known::open(from, log.store, kept.as_ref())?.names() {
+        wanted.push((name.to_owned(), from.open(name, Access::Read)?.len()?));
+    }
+    Ok(wanted)
+}
+
+fn is_derived(name: &str) -> bool {
+    header::parse_index_name(name).is_some() || header::parse_tier_name(name).is_some()
+}
+
+/// A file that need not be there.
+fn add_derived(from: &dyn Directory, name: &str, wanted: &mut Vec<(String, u64)>) {
+    if let Ok(len) = from.open(name, Access::Read).and_then(|file| file.len()) {
+        wanted.push((name.to_owned(), len));
+    }
+}
+
+/// Refuses to write over anything but a backup of this store.
+fn check_is_backup_of(present: &dyn Directory, store: StoreId) -> Result<()> {
+    let names = present.names()?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    let refuse = |why: &str| Err(Error::not_a_store(present.path(), why));
+    if aside::has(present, lock::NAME) {
+        return refuse("it was opened for writing, so it is a store and no backup; choose another directory");
+    }
+    let Some(newest) = segments(&names).pop() else {
+        return refuse("it holds other things and no backup; choose another directory");
+    };
+    match read_header(present, newest) {
+        Ok(header) if header.store != store => refuse("it is the backup of another store; choose another directory"),
+        _ => Ok(()),
+    }
+}
+
+/// What restoring a backup gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Restored {
+    /// The store's id, the same as the backup's.
+    pub store: StoreId,
+    /// The last event that is in it.
+    pub head: Position,
+    /// How its files came there.
+    pub files: Files,
+    /// What the check of every byte found damaged; readers are told of it, too.
+    pub damage: Vec<Damage>,
+}
+
+/// Makes a store of a backup, in `to`, which has to be empty or not there yet. Every byte is checked before it takes its
+/// place.
+///
+/// It is the same store, with its id, as it was when the backup was made. What was written after that is gone, and *its
+/// positions are given to other events*: whoever knows events by store id and position (as sinks do to leave out what they
+/// have) takes the new ones for old.
+///
+/// # Errors
+/// [`Error::NotAStore`] when `from` is no backup or was cut short before it was whole, and when `to` is not empty.
+pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Restored> {
+    restore_on(&RealDisk, from.as_ref(), to.as_ref(), progress)
+}
+
+pub(super) fn restore_on(
+    disk: &dyn Disk,
+    from: &Path,
+    to: &Path,
+    mut progress: impl FnMut(Progress),
+) -> Result<Restored> {
+    let (log, _) = recover::open_reader(disk, from).map_err(|error| match error {
+        Error::Io { source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound && aside::is_unfinished(disk, from) =>
+        {
+            Error::not_a_store(from, "the only backup to it was cut short before it was whole; run it again")
+        }
+        error => error,
+    })?;
+    let aside = Aside::begin(disk, to)?;
+    aside.check_is_free()?;
+    let mut files = Files::default();
+    fill(&log, &aside, &mut files, &mut progress)?;
+    let verdict = verify_on(disk, aside.part.path(), Depth::Whole, &mut progress)?;
+    aside.take_place()?;
+    Ok(Restored { store: log.store, head: log.head(), files, damage: verdict.damage })
+}

@@ -1,0 +1,9 @@
+//! Stores that are made of other stores: backups, and what is restored from them. Neither changes the store that it is
+//! made of.
+
+mod aside;
+mod backup;
+mod place;
+
+pub use backup::{Backup, Restored, backup, restore};
+pub use place::Files;

@@ -1,0 +1,187 @@
+//! Looking at a store's directory without opening the store: figures, and a check of every byte. Works beside a live
+//! writer, takes no lock, and changes nothing.
+
+pub(crate) mod verify;
+
+pub use verify::{Depth, LostForGood, Progress, Verdict, verify, verify_to};
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Damage, Error, Result};
+use crate::event::query::Query;
+use crate::format::VERSION;
+use crate::format::frame::Frame;
+use crate::id::{Position, StoreId, Timestamp};
+use crate::log::reader::Reader;
+use crate::log::retain::{self, Plan, Retention};
+use crate::log::terms::Filter;
+use crate::log::{Log, recover};
+use crate::segment::disk::RealDisk;
+use crate::segment::map::Access;
+use crate::sync::guard;
+
+/// What a store holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// The store's id.
+    pub store: StoreId,
+    /// Events of users; those of the store's own streams are not counted.
+    pub events: u64,
+    /// Streams of users that have events; of a store that let go of some, those whose first event is kept.
+    pub streams: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// Files that a look-up for what is nowhere asks, besides the newest segment's index: tiers, and the index files of
+    /// segments that no tier covers yet.
+    pub index_files: u64,
+    /// Bytes of all files of the store.
+    pub bytes: u64,
+    /// The position of the oldest event, 0 in an empty store.
+    pub first_position: Position,
+    /// The position of the last event that readers see, 0 in an empty store.
+    pub last_position: Position,
+    /// The last position that is known to be on stable storage. Under a live writer, as far as it has said.
+    pub durable_position: Position,
+    /// The version of the format.
+    pub format_version: u32,
+    /// The checkpoints of its consumers: name and the next position to read.
+    pub checkpoints: Vec<(String, Position)>,
+}
+
+/// One stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamSummary {
+    /// Its name.
+    pub name: String,
+    /// How many events it has.
+    pub events: u64,
+    /// The position of its last event.
+    pub last_position: Position,
+}
+
+/// One event type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TypeSummary {
+    /// Its name.
+    pub name: String,
+    /// How many events it has.
+    pub events: u64,
+}
+
+/// What is whole, and what was in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Survey<T> {
+    /// What the events that are whole say.
+    pub found: Vec<T>,
+    /// The stretches whose events are not counted. When there are any, the counts are lower bounds.
+    pub damage: Vec<Damage>,
+}
+
+/// Counts what a store holds. Reads the newest segment and the heads of the index files; a sealed segment without an
+/// index file is read whole.
+///
+/// # Errors
+/// As [`Store::open_read_only`](crate::Store::open_read_only).
+pub fn summary(path: impl AsRef<Path>) -> Result<Summary> {
+    let log = open(path.as_ref())?;
+    let (mut events, mut streams) = (0, 0);
+    let firsts = log.parts.firsts();
+    for first in &firsts {
+        let part = log.parts.of(*first)?;
+        let found = part.index.summary(part.segment.written());
+        events += found.events - found.own_events;
+        streams += found.streams;
+    }
+    let mut bytes = 0;
+    for name in log.directory.names()? {
+        // Folders have no bytes of their own, and a file may go while we look.
+        bytes += log.directory.open(&name, Access::Read).and_then(|file| file.len()).unwrap_or(0);
+    }
+    let head = log.head();
+    let checkpoints = guard(&log.state).checkpoints.iter().map(|(name, next)| (name.clone(), *next)).collect();
+    Ok(Summary {
+        store: log.store,
+        events,
+        streams,
+        segments: firsts.len() as u64,
+        index_files: log.parts.tiers.asked(&firsts[..firsts.len() - 1]) as u64,
+        bytes,
+        first_position: if head == Position::START { head } else { log.oldest() },
+        last_position: head,
+        durable_position: log.durable().min(head),
+        format_version: VERSION,
+        checkpoints,
+    })
+}
+
+/// What a retention would let go of at a time, and who keeps back what: [`Store::plan_retention`](crate::Store::plan_retention)
+/// without opening the store.
+///
+/// # Errors
+/// As [`summary`].
+pub fn plan_retention(path: impl AsRef<Path>, retention: &Retention, now: Timestamp) -> Result<Plan> {
+    retain::plan(&open(path.as_ref())?, retention, now)
+}
+
+/// The streams of a store, by name, the store's own left out. Reads every event, goes on behind damage, and costs memory
+/// for every stream.
+///
+/// # Errors
+/// As [`summary`].
+pub fn streams(path: impl AsRef<Path>) -> Result<Survey<StreamSummary>> {
+    let mut found: HashMap<String, (u64, Position)> = HashMap::new();
+    let damage = each_event(path.as_ref(), |frame| {
+        let known = match found.get_mut(frame.stream()) {
+            Some(known) => known,
+            None => found.entry(frame.stream().to_owned()).or_default(),
+        };
+        *known = (known.0 + 1, frame.position());
+    })?;
+    let summary = |(name, (events, last_position))| StreamSummary { name, events, last_position };
+    let mut streams: Vec<_> = found.into_iter().map(summary).collect();
+    streams.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(Survey { found: streams, damage })
+}
+
+/// The event types of a store, by name, those in the store's own streams left out. Reads every event, and goes on
+/// behind damage.
+///
+/// # Errors
+/// As [`summary`].
+pub fn types(path: impl AsRef<Path>) -> Result<Survey<TypeSummary>> {
+    let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let damage = each_event(path.as_ref(), |frame| match found.get_mut(frame.type_name()) {
+        Some(events) => *events += 1,
+        None => {
+            found.insert(frame.type_name().to_owned(), 1);
+        }
+    })?;
+    let found = found.into_iter().map(|(name, events)| TypeSummary { name, events }).collect();
+    Ok(Survey { found, damage })
+}
+
+fn open(path: &Path) -> Result<Arc<Log>> {
+    Ok(recover::open_reader(&RealDisk, path)?.0)
+}
+
+/// Calls `each` for every event of users that is whole, and gives what is not.
+fn each_event(path: &Path, mut each: impl FnMut(Frame<'_>)) -> Result<Vec<Damage>> {
+    let log = open(path)?;
+    let head = log.head();
+    let mut reader = Reader::new(log, Filter::Query(Query::new()), head);
+    let mut damage = Vec::new();
+    while let Some(item) = reader.next_borrowed() {
+        match item {
+            Ok(event) => each(event.frame()),
+            Err(Error::Damaged(found)) => damage.push(found),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(damage)
+}

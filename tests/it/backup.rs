@@ -1,0 +1,375 @@
+//! Backups and what is restored from them: C2, C6, C14, R5, W8.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use towpath::copies::{self, Backup};
+use towpath::inspect::{self, Depth};
+use towpath::{
+    Canal as _, Commit, Durability, Error, NewEvent, Options, Position, Reason, Retention, Retry, Settlement, Store,
+};
+
+use crate::support::files;
+use crate::support::told::{self, Told};
+use crate::support::{Scratch, cases, noted, small};
+
+fn backup(scratch: &Scratch) -> Backup {
+    copies::backup(scratch.store_path(), scratch.path().join("backup"), |_| {}).unwrap()
+}
+
+/// Everything that a store says: events, and how its consumers stand.
+fn says(store: &Store) -> (Vec<Told>, Vec<String>) {
+    let consumers = store.consumers().unwrap();
+    let mut stand: Vec<String> = consumers.iter().map(|consumer| format!("{consumer:?}")).collect();
+    for consumer in consumers.iter().filter(|consumer| consumer.kind == towpath::ConsumerKind::Group) {
+        stand.push(format!("{:?}", store.unsettled(&consumer.name).unwrap()));
+    }
+    let own = ["$dead/mail"].into_iter().flat_map(|name| told::read(store, towpath::Query::new().stream(name)).0);
+    (told::all(store).into_iter().chain(own).collect(), stand)
+}
+
+fn fill(store: &Store, events: u64) {
+    for number in 0..events {
+        store
+            .append(&format!("cart-{}", number % 7), NewEvent::new("added", &[number as u8; 400]).tag("sku:tea"))
+            .unwrap();
+    }
+}
+
+/// A store of several segments with a cursor, and a group with unsettled deliveries and a dead letter.
+fn busy(scratch: &Scratch) -> Store {
+    let store = scratch.open();
+    fill(&store, 900);
+    let mut cursor = store.cursor("reader").open().unwrap();
+    let batch = cursor.pull_batch(40, Duration::ZERO).unwrap();
+    cursor.settle(batch.last().unwrap(), Settlement::Done).unwrap();
+    cursor.flush().unwrap();
+    let group = store.group("mail").retry(Retry::never()).open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = member.pull_batch(9, Duration::ZERO).unwrap();
+    let deliveries: Vec<_> = batch.iter().collect();
+    let refused = Settlement::Reject { reason: Reason::Rejected, why: "no such plane".into() };
+    member.settle(deliveries[0].token(), Settlement::Done).unwrap();
+    member.settle(deliveries[1].token(), refused).unwrap();
+    member.flush().unwrap();
+    store
+}
+
+/// Beside a writer, in this process and through another door: the same events and consumers.
+#[test]
+fn what_is_restored_from_a_backup_is_what_was_there() {
+    let scratch = Scratch::new();
+    let store = busy(&scratch);
+    assert!(files::segments(&scratch.store_path()).len() > 3);
+    let before = says(&Store::open_read_only(scratch.store_path()).unwrap());
+    assert!(before.1.len() == 3 && before.0.len() == 901, "{:?}", before.1);
+
+    let made = store.backup(scratch.path().join("backup")).unwrap();
+    assert_eq!((made.store, made.head, made.resumed, &made.damage[..]), (store.id(), store.head(), false, &[][..]));
+    fill(&store, 10);
+    let to = scratch.path().join("restored");
+    let restored = copies::restore(scratch.path().join("backup"), &to, |_| {}).unwrap();
+    assert_eq!((restored.store, restored.head), (store.id(), made.head));
+    assert_eq!(says(&Store::open_read_only(&to).unwrap()), before);
+    let again = small().durability(Durability::Os).open(&to).unwrap();
+    assert_eq!(says(&again), before);
+    assert_eq!(again.append("cart-1", noted("next")).unwrap().first(), made.head.next());
+    again.close().unwrap();
+    assert!(inspect::verify_to(&to, Depth::Deep, |_| {}).unwrap().ok);
+    // Control: the store has gone on, so comparing does tell.
+    assert_ne!(says(&store), before);
+}
+
+/// What the backup has of sealed segments is not copied again; the newest always is.
+#[test]
+fn the_next_backup_keeps_what_the_last_one_has() {
+    let scratch = Scratch::new();
+    let store = busy(&scratch);
+    let first = backup(&scratch);
+    assert_eq!(first.files.kept, 0);
+    let to = scratch.path().join("backup");
+    let inode = |name: &str| fs::metadata(to.join(name)).unwrap().ino();
+    let oldest = files::name(&files::segments(&to)[0]);
+    let before = inode(&oldest);
+    fill(&store, 400);
+    let second = backup(&scratch);
+    assert!(second.files.kept >= first.files.copied - 2, "{first:?} {second:?}");
+    assert!(second.files.bytes_copied + (200 << 10) < first.files.bytes_copied + second.files.kept * (128 << 10));
+    assert_eq!(inode(&oldest), before, "it is the same file");
+    assert_ne!(fs::metadata(scratch.store_path().join(&oldest)).unwrap().ino(), before, "and not the store's own");
+    assert_eq!(told::all(&Store::open_read_only(&to).unwrap()), told::all(&store));
+    // Control: a file that is another one is copied.
+    let segment = files::segments(&to)[0].clone();
+    files::flip(&segment, 90, 0);
+    assert!(inspect::verify_to(&to, Depth::Fast, |_| {}).is_ok_and(|verdict| !verdict.ok));
+    assert!(backup(&scratch).files.copied > 0);
+    assert!(inspect::verify(&to, |_| {}).unwrap().ok);
+    // Nothing else lies about.
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
+}
+
+/// C14: for their owner alone.
+#[test]
+fn files_of_a_backup_are_for_their_owner_alone() {
+    let scratch = Scratch::new();
+    busy(&scratch).close().unwrap();
+    backup(&scratch);
+    let to = scratch.path().join("backup");
+    assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o700);
+    for entry in fs::read_dir(&to).unwrap() {
+        assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert!(!to.join("LOCK").exists());
+}
+
+/// C6: what stands in the way is told, and nothing is written over.
+#[test]
+fn a_backup_goes_into_nothing_but_a_backup_of_this_store() {
+    let scratch = Scratch::new();
+    busy(&scratch).close().unwrap();
+    let other = Scratch::new();
+    busy(&other).close().unwrap();
+    let refused = |to: &Path| match copies::backup(scratch.store_path(), to, |_| {}) {
+        Err(Error::NotAStore { why, .. }) => why,
+        other => panic!("{other:?}"),
+    };
+    let before = files::snapshot(&other.store_path());
+    assert!(refused(&other.store_path()).contains("opened for writing"));
+    assert!(files::snapshot(&other.store_path()) == before);
+    backup(&other);
+    assert!(refused(&other.path().join("backup")).contains("another store"));
+    assert!(refused(&scratch.store_path().join("inside")).contains("in the store itself"));
+    let full = scratch.path().join("full");
+    fs::create_dir(&full).unwrap();
+    fs::write(full.join("letter.txt"), "dear").unwrap();
+    assert!(refused(&full).contains("other things"));
+    assert_eq!(fs::read_to_string(full.join("letter.txt")).unwrap(), "dear");
+    let refused = copies::restore(other.path().join("backup"), &full, |_| {});
+    assert!(matches!(refused, Err(Error::NotAStore { why, .. }) if why.contains("not empty")));
+    // Control: an empty directory is as good as none.
+    let empty = scratch.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    copies::backup(scratch.store_path(), &empty, |_| {}).unwrap();
+}
+
+/// R5: no matter what the writer does meanwhile, each backup is a state that the store was in.
+#[test]
+fn backups_beside_a_writer_are_states_that_the_store_was_in() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    fill(&store, 10);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut pair = Commit::new();
+            while !done.load(Ordering::Relaxed) {
+                let mut commit = std::mem::take(&mut pair);
+                commit.event("a-1", NewEvent::new("one", &[1; 300])).event("b-1", NewEvent::new("two", &[2; 300]));
+                store.commit(&commit).unwrap();
+            }
+        });
+        for _ in 0..8 {
+            let at_least = store.head();
+            let made = backup(&scratch);
+            assert!(made.damage.is_empty() && made.head >= at_least, "{made:?}");
+            let to = scratch.path().join("backup");
+            assert!(inspect::verify(&to, |_| {}).unwrap().ok);
+            let copy = Store::open_read_only(&to).unwrap();
+            assert_eq!(copy.head(), made.head);
+            assert_eq!(copy.revision("a-1").unwrap(), copy.revision("b-1").unwrap(), "half a commit");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Old segments go while the copy is made: what it holds is a state that the store was in all the same, heads files included.
+#[test]
+fn backups_beside_retention_are_states_that_the_store_was_in() {
+    let scratch = Scratch::new();
+    let store = Options::new().segment_bytes(64 << 10).durability(Durability::Os).open(scratch.store_path()).unwrap();
+    store.append("once-1", noted("and never again")).unwrap();
+    fill(&store, 400);
+    let done = AtomicBool::new(false);
+    let mut retained = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                fill(&store, 40);
+                store.retain(&Retention::new().max_events(150)).unwrap();
+            }
+        });
+        for round in 0..12 {
+            let made = backup(&scratch);
+            assert!(made.damage.is_empty(), "{made:?}");
+            let to = scratch.path().join("backup");
+            let verdict = inspect::verify_to(&to, Depth::Deep, |_| {}).unwrap();
+            assert_eq!(verdict.damage, [], "round {round}");
+            let beside = inspect::verify(scratch.store_path(), |_| {}).unwrap();
+            assert_eq!(beside.damage, [], "round {round}: beside the writer");
+            retained += usize::from(!files::with_extension(&to, "heads").is_empty());
+            let restored = scratch.path().join("restored");
+            copies::restore(&to, &restored, |_| {}).unwrap();
+            let store = small().open(&restored).unwrap();
+            assert_eq!(store.head(), made.head);
+            assert_eq!(store.revision("once-1").unwrap().get(), 1, "it is known, though its event may be gone");
+            let mut reader = store.read(towpath::Query::new()).from(store.oldest());
+            assert!(
+                (store.oldest().get()..=made.head.get())
+                    .all(|position| { reader.next().is_some_and(|event| event.unwrap().position().get() == position) })
+            );
+            drop((reader, store));
+            fs::remove_dir_all(&restored).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(retained > 0, "control: nothing was let go of");
+    // Control: without the heads files the backup is no store to write to, and the check says so.
+    let to = scratch.path().join("backup");
+    files::with_extension(&to, "heads").iter().for_each(|file| fs::remove_file(file).unwrap());
+    assert!(!inspect::verify(&to, |_| {}).unwrap().ok);
+    assert!(small().open(&to).is_err());
+}
+
+/// What a backup that was cut short leaves is told, used, and never taken for a backup.
+#[test]
+fn a_backup_that_was_cut_short_is_gone_on_with() {
+    let scratch = Scratch::new();
+    let store = busy(&scratch);
+    backup(&scratch);
+    let (whole, part) = (scratch.path().join("backup"), scratch.path().join("backup.part"));
+    let before = files::snapshot(&whole);
+    fill(&store, 400);
+    // As it is after some segments: a whole one, a piece of the next, and one that came from elsewhere.
+    fs::create_dir(&part).unwrap();
+    let segments = files::segments(&scratch.store_path());
+    fs::copy(&segments[0], part.join(files::name(&segments[0]))).unwrap();
+    fs::write(part.join(format!("{}.tmp", files::name(&segments[1]))), "half").unwrap();
+    fs::write(part.join("00000000000000099999.seg"), "strange").unwrap();
+    assert!(files::snapshot(&whole) == before, "the last one is as it was");
+    let made = backup(&scratch);
+    assert!(made.resumed && made.files.kept > 0);
+    assert!(!part.exists());
+    assert!(inspect::verify(&whole, |_| {}).unwrap().ok);
+    assert_eq!(told::all(&Store::open_read_only(&whole).unwrap()), told::all(&store));
+
+    fs::rename(&whole, &part).unwrap();
+    let refused = copies::restore(&whole, scratch.path().join("restored"), |_| {});
+    assert!(matches!(refused, Err(Error::NotAStore { why, .. }) if why.contains("cut short")));
+}
+
+/// A damaged store has a damaged backup: that is told, and readers of what is restored are told, too.
+#[test]
+fn damage_comes_along_and_is_told() {
+    let scratch = Scratch::new();
+    busy(&scratch).close().unwrap();
+    let newest = files::newest(&scratch.store_path());
+    let oldest = files::segments(&scratch.store_path())[0].clone();
+    assert_ne!(newest, oldest);
+    files::flip(&oldest, files::frame_of(&oldest, 5).offset + 60, 1);
+    backup(&scratch);
+    let restored = copies::restore(scratch.path().join("backup"), scratch.path().join("restored"), |_| {}).unwrap();
+    assert_eq!(restored.damage.len(), 1);
+    assert_eq!(restored.damage[0].position, Position::new(5));
+    let (events, errors) =
+        told::read(&Store::open_read_only(scratch.path().join("restored")).unwrap(), towpath::Query::new());
+    assert_eq!((events.len(), errors.len()), (899, 1));
+}
+
+/// One step of a random history.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Append(u8),
+    Pair,
+    Checkpoint(u8),
+    Pull(u8),
+    Settle(u8),
+    Reopen,
+    Backup,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..80u8).prop_map(Step::Append),
+        2 => Just(Step::Pair),
+        1 => (1..20u8).prop_map(Step::Checkpoint),
+        2 => (1..9u8).prop_map(Step::Pull),
+        2 => (0..4u8).prop_map(Step::Settle),
+        1 => Just(Step::Reopen),
+        2 => Just(Step::Backup),
+    ]
+}
+
+fn live(steps: &[Step]) -> Result<(), TestCaseError> {
+    let scratch = Scratch::in_memory();
+    let open = || Options::new().segment_bytes(64 << 10).durability(Durability::Os).open(scratch.store_path()).unwrap();
+    let mut store = open();
+    store.group("mail").open().unwrap();
+    let to = scratch.path().join("backup");
+    for (at, step) in steps.iter().enumerate() {
+        match *step {
+            Step::Append(many) => fill(&store, u64::from(many)),
+            Step::Pair => {
+                let mut commit = Commit::new();
+                commit.event("a-1", noted("one")).event("b-1", noted("two"));
+                store.commit(&commit).unwrap();
+            }
+            Step::Checkpoint(many) => {
+                let mut cursor = store.cursor("reader").open().unwrap();
+                let batch = cursor.pull_batch(many.into(), Duration::ZERO).unwrap();
+                if let Some(last) = batch.last() {
+                    cursor.settle(last, Settlement::Done).unwrap();
+                }
+                cursor.flush().unwrap();
+            }
+            Step::Pull(many) | Step::Settle(many) => {
+                let group = store.group("mail").open().unwrap();
+                let mut member = group.member().unwrap();
+                let batch = member.pull_batch(many.into(), Duration::ZERO).unwrap();
+                for delivery in batch.iter() {
+                    let settlement = match delivery.position().get() % 3 {
+                        0 => Settlement::Done,
+                        1 => Settlement::Reject { reason: Reason::Rejected, why: "no".into() },
+                        _ => Settlement::Release,
+                    };
+                    if matches!(step, Step::Settle(_)) {
+                        member.settle(delivery.token(), settlement).unwrap();
+                    }
+                }
+                member.flush().unwrap();
+            }
+            Step::Reopen => {
+                store.close().unwrap();
+                store = open();
+            }
+            Step::Backup => {
+                let made = store.backup(&to).unwrap();
+                prop_assert!(made.damage.is_empty(), "step {}: {:?}", at, made.damage);
+                let verdict = inspect::verify_to(&to, Depth::Deep, |_| {}).unwrap();
+                prop_assert!(verdict.ok, "step {}: {:?}", at, verdict.damage);
+                let restored = scratch.path().join(format!("restored-{at}"));
+                copies::restore(&to, &restored, |_| {}).unwrap();
+                let expected = says(&Store::open_read_only(scratch.store_path()).unwrap());
+                prop_assert_eq!(says(&Store::open_read_only(&restored).unwrap()), expected);
+                fs::remove_dir_all(&restored).unwrap();
+            }
+        }
+    }
+    store.close().unwrap();
+    let verdict = inspect::verify_to(scratch.store_path(), Depth::Deep, |_| {}).unwrap();
+    prop_assert!(verdict.ok, "{:?}", verdict.damage);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(12), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Events, checkpoints, groups and dead letters: the same in what is restored, whatever came before.
+    #[test]
+    fn any_history_is_restored_from_its_backup(steps in prop::collection::vec(step(), 1..30)) {
+        live(&steps)?;
+    }
+}
