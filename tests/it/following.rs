@@ -1,22 +1,17 @@
 //! Readers beside a writer: in the same process (R3), and in another one (R5).
 
-use std::collections::HashSet;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use towpath::{Canal, Commit, Durability, Error, Event, NewEvent, Query, Receipt, Store};
 
+use crate::support::helper::{Helper, wait_for_the_end};
 use crate::support::{Scratch, child, files, small};
 
 /// Events of one commit in these tests.
 const COMMIT: u64 = 3;
-
-/// Long enough for a slow machine: only a test that fails waits so long.
-const FAR_TOO_LONG: Duration = Duration::from_secs(60);
 
 /// Appends one commit of three events over three streams, each with its position as payload.
 fn append(store: &Store) -> Receipt {
@@ -104,64 +99,12 @@ fn reads_during_writes_see_a_prefix_of_whole_commits() {
     assert!(prefix.ends_whole().is_err());
 }
 
-/// A child process that says things, line by line.
-struct Helper {
-    child: Child,
-    said: mpsc::Receiver<String>,
-    heard: HashSet<String>,
-    stdin: Option<ChildStdin>,
+fn follower(store: &Path) -> Helper {
+    Helper::start("following::child_of_these_tests", "follower", store)
 }
 
-impl Helper {
-    fn start(role: &str, store: &Path) -> Self {
-        let mut command: Command = child::command("following::child_of_these_tests", role, store);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (stdout, stdin) = (BufReader::new(child.stdout.take().unwrap()), child.stdin.take());
-        let (tell, said) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if let Some((_, said)) = line.split_once("said:") {
-                    let _nobody_listens = tell.send(said.to_owned());
-                }
-            }
-        });
-        Self { child, said, heard: HashSet::new(), stdin }
-    }
-
-    /// Waits until the child has said this.
-    fn says(&mut self, what: &str) {
-        while !self.heard.contains(what) {
-            match self.said.recv_timeout(FAR_TOO_LONG) {
-                Ok(said) => drop(self.heard.insert(said)),
-                Err(error) => panic!("the child never said {what:?}: {error}, it is {:?}", self.child.try_wait()),
-            }
-        }
-    }
-
-    /// The child is told to come to its end, and has to end well.
-    fn ends_well(mut self) {
-        drop(self.stdin.take());
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "{status}");
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // Where a test failed; it is gone already otherwise.
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
-    }
-}
-
-/// Ends when the parent closes its end of the pipe, or ends itself.
-fn wait_for_the_end() {
-    let _end = std::io::stdin().lines().map_while(Result::ok).last();
+fn writer(store: &Path) -> Helper {
+    Helper::start("following::child_of_these_tests", "writer", store)
 }
 
 /// Not a test by itself: what the other processes of these tests do.
@@ -221,19 +164,19 @@ fn a_reader_in_another_process_follows_the_writers_of_a_store() {
     let path = dir.store_path();
     let store = dir.open();
     let last = append(&store).last();
-    let mut follower = Helper::start("follower", &path);
-    follower.says(&format!("saw {last}"));
+    let mut following = follower(&path);
+    following.says(&format!("saw {last}"));
 
     let last = append(&store).last();
-    follower.says(&format!("saw {last}"));
+    following.says(&format!("saw {last}"));
     let segments = files::segments(&path).len();
     (0..800).for_each(|_| {
         append(&store);
     });
     let last = append(&store).last();
     assert!(files::segments(&path).len() >= segments + 3, "the segments did not follow each other");
-    follower.says(&format!("end {last}"));
-    follower.says(&format!("saw {last}"));
+    following.says(&format!("end {last}"));
+    following.says(&format!("saw {last}"));
 
     // The reader takes nothing from the writer, and lets nobody else in.
     match small().open(&path) {
@@ -241,30 +184,30 @@ fn a_reader_in_another_process_follows_the_writers_of_a_store() {
         other => panic!("{other:?}"),
     }
     let last = append(&store).last();
-    follower.says(&format!("saw {last}"));
+    following.says(&format!("saw {last}"));
 
     // A writer that closes, and another one in this process.
     store.close().unwrap();
     let store = dir.open();
     assert!(store.recovery().clean);
     let last = append(&store).last();
-    follower.says(&format!("saw {last}"));
+    following.says(&format!("saw {last}"));
     store.close().unwrap();
 
     // One that is killed, and one that comes after it.
-    let mut writer = Helper::start("writer", &path);
+    let mut writing = writer(&path);
     let last = last.get() + 301 * COMMIT;
-    writer.says(&format!("wrote {last}"));
-    follower.says(&format!("saw {last}"));
-    assert!(matches!(small().open(&path), Err(Error::Locked { holder: Some(pid), .. }) if pid == writer.child.id()));
-    writer.kill();
+    writing.says(&format!("wrote {last}"));
+    following.says(&format!("saw {last}"));
+    assert!(matches!(small().open(&path), Err(Error::Locked { holder: Some(pid), .. }) if pid == writing.id()));
+    writing.kill();
     let store = dir.open();
     assert!(!store.recovery().clean);
     assert_eq!(store.head().get(), last, "a killed process loses nothing");
     let last = append(&store).last();
-    follower.says(&format!("saw {last}"));
+    following.says(&format!("saw {last}"));
 
-    follower.ends_well();
+    following.ends_well();
     store.close().unwrap();
 }
 
@@ -275,22 +218,22 @@ fn a_store_can_be_opened_for_writing_while_readers_of_other_processes_hold_it_op
     let store = dir.open();
     let last = append(&store).last();
     store.close().unwrap();
-    let mut followers: Vec<_> = (0..2).map(|_| Helper::start("follower", &dir.store_path())).collect();
-    followers.iter_mut().for_each(|follower| follower.says(&format!("saw {last}")));
+    let mut followers: Vec<_> = (0..2).map(|_| follower(&dir.store_path())).collect();
+    followers.iter_mut().for_each(|following| following.says(&format!("saw {last}")));
 
     for _ in 0..3 {
         let store = dir.open();
         let last = append(&store).last();
-        followers.iter_mut().for_each(|follower| follower.says(&format!("saw {last}")));
+        followers.iter_mut().for_each(|following| following.says(&format!("saw {last}")));
         store.close().unwrap();
     }
     followers.into_iter().for_each(Helper::ends_well);
 
     // The control: a writer does hold it.
-    let mut writer = Helper::start("writer", &dir.store_path());
-    writer.says(&format!("wrote {}", 4 * COMMIT + 301 * COMMIT));
+    let mut writing = writer(&dir.store_path());
+    writing.says(&format!("wrote {}", 4 * COMMIT + 301 * COMMIT));
     assert!(matches!(small().open(dir.store_path()), Err(Error::Locked { .. })));
-    writer.ends_well();
+    writing.ends_well();
     assert!(dir.open().recovery().clean);
 }
 
@@ -300,8 +243,8 @@ fn a_follower_that_finds_a_foreign_payload_ends_badly() {
     let dir = Scratch::new();
     let store = dir.open();
     append(&store);
-    let mut follower = Helper::start("follower", &dir.store_path());
-    follower.says("saw 3");
+    let mut following = follower(&dir.store_path());
+    following.says("saw 3");
     store.append("cart-1", NewEvent::new("item added", "not its position")).unwrap();
-    assert!(!follower.child.wait().unwrap().success());
+    assert!(!following.ends().success());
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod child;
 pub(crate) mod files;
+pub(crate) mod helper;
 #[cfg(feature = "sink-http")]
 pub(crate) mod http_server;
 #[cfg(any(feature = "sink-http", feature = "sink-kafka", feature = "sink-redis"))]
