@@ -20,10 +20,12 @@ use crate::format::control::Control;
 use crate::format::frame::{self, Found, Frame, HEADER, Nonce, Place, flag, padded};
 use crate::format::gap;
 use crate::format::header::{self, Header};
+use crate::format::heads::{Head, Streams};
 use crate::format::term::{Kind, Term};
-use crate::format::{PAGE, VERSION, crc, lock, u16_at, u32_at};
-use crate::id::{Position, StoreId, Timestamp};
+use crate::format::{PAGE, VERSION, crc, lock, names, u16_at, u32_at};
+use crate::id::{Position, Revision, StoreId, Timestamp};
 use crate::log::grow::Manner;
+use crate::log::heads::HeadsFile;
 use crate::log::index::Index;
 use crate::log::reader::Reader;
 use crate::log::scan::{AtDamage, Tail, scan};
@@ -164,6 +166,35 @@ pub fn tier_file(input: &[u8]) {
         let mut named = 0;
         let _unsound = tier.bearing(term, |_| named += 1);
         assert!(named <= bytes.len() / 4, "an answer larger than the file");
+    }
+}
+
+/// A heads file. First byte: 1 puts all checksums right, 2 gives it a header that fits its size.
+pub fn heads_file(input: &[u8]) {
+    let Some((&mode, bytes)) = input.split_first() else { return };
+    let mut bytes = bytes.to_vec();
+    bytes.resize(bytes.len().next_multiple_of(PAGE).max(PAGE), 0);
+    if mode & 2 == 2 {
+        let pages = (bytes.len() / PAGE) as u32 - 1;
+        let streams = u64::from(u32_at(&bytes, 0));
+        let head = Head { store: STORE, first: FIRST, end: Position::new(900), streams, pages };
+        bytes[..PAGE].copy_from_slice(&head.encode());
+    }
+    if mode & 1 == 1 {
+        repair_heads(&mut bytes);
+    }
+    let Some(file) = Map::memory(&bytes).ok().and_then(|map| HeadsFile::over("heads".to_owned(), map)) else { return };
+    let mut names = vec![Vec::new(), b"order".to_vec(), vec![0xff; 600]];
+    for page in bytes.chunks_exact(PAGE).skip(1) {
+        let (mut streams, before) = (Streams::of(page), names.len());
+        while let Some((name, revision)) = streams.next() {
+            assert!(names::is_sound(name) && revision > Revision::ABSENT);
+            names.push(name.to_vec());
+        }
+        assert!(names.len() - before <= PAGE / 3, "more streams than bytes for them");
+    }
+    for name in &names {
+        let _told = file.find(name);
     }
 }
 
@@ -511,6 +542,16 @@ fn repair_tier(bytes: &mut [u8]) {
     bytes[PAGE - 4..PAGE].copy_from_slice(&sum.to_le_bytes());
 }
 
+/// Puts every checksum of a heads file right, as far as its header can be read.
+fn repair_heads(bytes: &mut [u8]) {
+    let sum = crc(0, &bytes[..PAGE - 4]);
+    bytes[PAGE - 4..PAGE].copy_from_slice(&sum.to_le_bytes());
+    let Some(head) = Head::decode(&bytes[..PAGE], bytes.len() as u64) else { return };
+    for (number, page) in (0..).zip(bytes.chunks_exact_mut(PAGE).skip(1)) {
+        head.seal(number, page);
+    }
+}
+
 /// A sealed segment with a few events, and its frames.
 fn sample_segment() -> (Arc<Segment>, Vec<Frame<'static>>) {
     static BODY: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
@@ -609,6 +650,7 @@ mod tests {
     use std::panic::catch_unwind;
 
     use super::*;
+    use crate::format::heads::Pages;
 
     /// Runs a target on every kept case; there have to be some.
     fn replay(target: &str, run: fn(&[u8])) {
@@ -688,6 +730,11 @@ mod tests {
     }
 
     #[test]
+    fn kept_heads_files_still_pass() {
+        replay("heads_file", heads_file);
+    }
+
+    #[test]
     fn kept_segments_still_pass() {
         replay("segment_scan", segment_scan);
     }
@@ -724,5 +771,18 @@ mod tests {
         assert!(over(&tier).is_none());
         repair_tier(&mut tier);
         assert!(over(&tier).unwrap().bearing(first, |_| ()).is_ok());
+
+        let mut pages = Pages::new(STORE, FIRST, Position::new(9));
+        assert!(pages.add(b"order-1", Revision::new(3)).is_none());
+        let page = pages.finish_page().unwrap();
+        let mut heads = [&pages.head().encode()[..], &page].concat();
+        let found =
+            |bytes: &[u8]| HeadsFile::over(String::new(), Map::memory(bytes).unwrap()).unwrap().find(b"order-2");
+        assert!(matches!(found(&heads), Ok(None)));
+        // The last byte of the stream's name.
+        heads[PAGE + 6 + 2 + 6] = b'2';
+        assert!(matches!(found(&heads), Err(Error::Damaged(_))));
+        repair_heads(&mut heads);
+        assert!(matches!(found(&heads), Ok(Some(revision)) if revision == Revision::new(3)));
     }
 }

@@ -88,7 +88,8 @@ impl Head {
         page.len() == PAGE && crc(self.salt(number), &page[COUNT.start..]) == u32_at(page, 0)
     }
 
-    fn seal(&self, number: u32, page: &mut [u8]) {
+    /// Puts its checksum onto page `number`.
+    pub(crate) fn seal(&self, number: u32, page: &mut [u8]) {
         let sum = crc(self.salt(number), &page[COUNT.start..]);
         page[PAGE_CRC].copy_from_slice(&sum.to_le_bytes());
     }

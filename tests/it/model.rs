@@ -14,8 +14,10 @@ use towpath::{
     inspect,
 };
 
+#[cfg(test)]
+use crate::support;
 use crate::support::told::{self, Told};
-use crate::support::{Scratch, cases, small};
+use crate::support::{Scratch, small};
 
 const STREAMS: [&str; 5] = ["cart-1", "cart-2", "cart", "order-1", "order-1-a"];
 const TAGS: [&str; 3] = ["red", "green", "blue"];
@@ -419,16 +421,82 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Goes through all steps, and says where the two differ.
+fn walk(steps: &[Step]) -> Result<(), String> {
+    let mut pair = Pair::new();
+    steps.iter().try_for_each(|step| pair.step(step))?;
+    pair.check().and_then(|()| pair.verify())?;
+    pair.step(&Step::Crash(Durability::Os))
+}
+
+/// What the fuzz target `store_model` does: its input spells steps.
+pub(crate) fn run(input: &[u8]) {
+    let mut script = Script(input);
+    let mut steps = Vec::new();
+    while !script.0.is_empty() && steps.len() < 30 {
+        steps.push(script.step());
+    }
+    walk(&steps).unwrap_or_else(|why| panic!("{why}, after {steps:#?}"));
+}
+
+/// Bytes that steps are read from; zeroes behind the last one.
+struct Script<'a>(&'a [u8]);
+
+impl Script<'_> {
+    /// A number below `end`.
+    fn below(&mut self, end: usize) -> usize {
+        let Some((&byte, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        usize::from(byte) % end
+    }
+
+    fn is(&mut self) -> bool {
+        self.below(2) == 1
+    }
+
+    fn step(&mut self) -> Step {
+        match self.below(8) {
+            0..=2 => Step::Commits((0..=self.below(8)).map(|_| self.planned()).collect()),
+            3 | 4 => Step::Consume {
+                name: CONSUMERS[self.below(CONSUMERS.len())],
+                most: 1 + self.below(12),
+                back: self.below(4),
+            },
+            5 => Step::Seek { name: CONSUMERS[self.below(CONSUMERS.len())], to: self.below(256) as u64 },
+            6 if self.is() => Step::Crash(self.durability()),
+            6 => Step::Reopen { close: self.is(), durability: self.durability() },
+            _ => Step::Sync,
+        }
+    }
+
+    fn durability(&mut self) -> Durability {
+        [Durability::Os, Durability::Every(Duration::from_millis(1)), Durability::Sync][self.below(3)]
+    }
+
+    fn planned(&mut self) -> Planned {
+        let events = (0..=self.below(4)).map(|_| self.draft()).collect();
+        let guess = [Guess::Right, Guess::Absent, Guess::OneMore];
+        let expect = self.is().then(|| (STREAMS[self.below(STREAMS.len())], guess[self.below(3)]));
+        let unless = self.is().then(|| (TAGS[self.below(TAGS.len())], self.below(6) as u64));
+        let key = self.is().then(|| self.below(6) as u8);
+        Planned { events, expect, unless, ruled: self.is(), key, again: self.is() }
+    }
+
+    fn draft(&mut self) -> Draft {
+        Draft {
+            stream: STREAMS[self.below(STREAMS.len())],
+            tag: TAGS[self.below(TAGS.len())],
+            payload: self.below(256) as u8,
+            size: [0, 7, 50, 3_000, 30_000][self.below(5)],
+        }
+    }
+}
+
 #[test]
 fn the_store_does_what_its_model_does() {
-    let config = ProptestConfig { cases: cases(64), failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: support::cases(64), failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in vec(step(), 1..30))| {
-        let mut pair = Pair::new();
-        for step in &steps {
-            pair.step(step).map_err(TestCaseError::fail)?;
-        }
-        pair.check().and_then(|()| pair.verify()).map_err(TestCaseError::fail)?;
-        pair.step(&Step::Crash(Durability::Os)).map_err(TestCaseError::fail)?;
+        walk(&steps).map_err(TestCaseError::fail)?;
     });
 }
 
