@@ -24,6 +24,9 @@ mod interleaved;
 mod log;
 mod reactor;
 mod segment;
+#[cfg(all(feature = "simulation", target_os = "linux"))]
+#[doc(hidden)]
+pub mod simulation;
 mod sink;
 mod store;
 mod sync;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::PAGE;
 use crate::format::control::Control;
 use crate::format::frame::{self, Nonce, Place, Staged};
@@ -81,10 +81,10 @@ impl Spare {
     }
 
     /// Writes what stands at the head of the segment that follows. On error the log is as it was.
-    pub(crate) fn begin(self, beginning: Beginning, manner: Manner) -> Result<Unnamed> {
+    pub(crate) fn begin(self, directory: &dyn Directory, beginning: Beginning, manner: Manner) -> Result<Unnamed> {
         let header = Header {
             store: beginning.store,
-            nonce: random_nonce()?,
+            nonce: random_nonce(directory)?,
             first: beginning.first,
             previous: beginning.previous,
             created: beginning.time,
@@ -138,16 +138,8 @@ fn encode_state(beginning: &Beginning, nonce: Nonce) -> Vec<u8> {
     out
 }
 
-fn random_nonce() -> Result<Nonce> {
+fn random_nonce(directory: &dyn Directory) -> Result<Nonce> {
     let mut bytes = [0; 4];
-    random(&mut bytes)?;
+    directory.random(&mut bytes)?;
     Ok(Nonce(u32::from_le_bytes(bytes) | 1))
-}
-
-/// Fills bytes from the kernel's random source.
-pub(crate) fn random(bytes: &mut [u8]) -> Result<()> {
-    let failed = |error| Error::io("read", std::path::Path::new("the kernel's random source"), error);
-    let filled = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
-    debug_assert_eq!(filled, bytes.len(), "the kernel fills up to 256 bytes at once");
-    Ok(())
 }

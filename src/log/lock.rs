@@ -132,6 +132,7 @@ impl Held {
     }
 
     fn store(&self, at: usize, value: u64) {
+        self.file.storing();
         self.map.word(at).store(value, Ordering::SeqCst);
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::format::PAGE;
 use crate::format::frame::ALIGN;
 use crate::format::header::{self, Previous};
 use crate::format::lock::{self, Holder};
@@ -28,6 +29,9 @@ use crate::sync::primitive::{Arc, Mutex};
 
 /// The folder for what recovery cut off.
 pub(crate) const QUARANTINE: &str = "quarantine";
+
+/// The smallest piece of a file that a disk writes whole.
+const SECTOR: usize = 512;
 
 /// How much of a file is looked at in one go.
 const COPIED_AT_ONCE: usize = 1 << 20;
@@ -161,7 +165,7 @@ fn recover(
     let spare = Spare::prepare(&*directory, size, manner)?;
     let beginning = Beginning { store, first: next, previous, durable: next.previous(), time, records };
     let synced = Manner { synced: true, ..manner };
-    let (segment, pen) = spare.begin(beginning, synced)?.take_name(&*directory)?;
+    let (segment, pen) = spare.begin(&*directory, beginning, synced)?.take_name(&*directory)?;
     let held = hold(&*directory, store, clock)?;
     let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
     let log = assemble(directory, store, parts, next, state, Side::Writer(held))?;
@@ -191,7 +195,7 @@ fn find_newest(
             directory.open(&name, Access::Read)?.evict()?;
         }
         let file = directory.open(&name, Access::Read)?;
-        let blank = matches!(Segment::read_header(directory, &name, &*file)?, Err(header::Bad::Blank));
+        let blank = is_unfinished(directory, &name, &*file)?;
         if blank && !firsts.is_empty() {
             if left.is_some_and(|left| left.progress.durable >= first) {
                 return Err(Error::not_a_store(&directory.path().join(&name), "its header is blank"));
@@ -222,7 +226,7 @@ fn find_newest(
             continue;
         };
         let oldest = found.state.oldest();
-        check_chain(directory, &segment, &before, &firsts, oldest)?;
+        check_chain(directory, &segment, &before, &firsts, oldest, durable >= first.previous())?;
         let before: Vec<Position> = before.into_iter().filter(|first| *first >= oldest).collect();
         if durable < first.previous()
             && let Some(cut) = cut_before(directory, &before, &segment, durable, recovery)?
@@ -243,6 +247,21 @@ fn find_newest(
     }
 }
 
+/// Whether a segment's header is blank, or one of the two sectors is that have something in them: without syncs a power
+/// cut may leave so much of it. Then no frame of it was ever known to be on the disk.
+fn is_unfinished(directory: &dyn Directory, name: &str, file: &dyn File) -> Result<bool> {
+    match Segment::read_header(directory, name, file)? {
+        Err(header::Bad::Blank) => Ok(true),
+        Err(header::Bad::Damaged | header::Bad::NotASegment) => {
+            let mut page = [0; PAGE];
+            file.read_at(&mut page, 0)?;
+            let blank = |sector: &[u8]| sector.iter().all(|byte| *byte == 0);
+            Ok(blank(&page[..SECTOR]) || blank(&page[PAGE - SECTOR..]))
+        }
+        _ => Ok(false),
+    }
+}
+
 /// A segment that the lock file names, and that held events that were durable, has to be there.
 fn check_newest_is_there(directory: &dyn Directory, left: Option<Left>, there: &[Position]) -> Result<()> {
     match left.map(|left| left.progress) {
@@ -257,13 +276,15 @@ fn check_newest_is_there(directory: &dyn Directory, left: Option<Left>, there: &
 }
 
 /// Every segment that the newest one names has to be there, none else, and the one before it has to be the one it knows.
-/// Those before `oldest` were let go of, and may be there or not. Both lists rise.
+/// Those before `oldest` were let go of, and may be there or not. Both lists rise. `synced`: all of them are known to be
+/// on the disk.
 fn check_chain(
     directory: &dyn Directory,
     newest: &Segment,
     named: &[Position],
     there: &[Position],
     oldest: Position,
+    synced: bool,
 ) -> Result<()> {
     let path = |first: &Position| directory.path().join(header::file_name(*first));
     let (named, there) = (from(named, oldest), from(there, oldest));
@@ -283,6 +304,10 @@ fn check_chain(
                 Ok(header) => header,
                 // Damage in a sealed segment is told by whoever reads there.
                 Err(header::Bad::Damaged) => return Ok(()),
+                // One that was never synced may have lost its header: it is looked at next.
+                Err(_) if !synced && is_unfinished(directory, &name, &*directory.open(&name, Access::Read)?)? => {
+                    return Ok(());
+                }
                 Err(bad) => return Err(bad_header(directory, &name, bad)),
             };
             if header.store != newest.header.store {
@@ -316,6 +341,10 @@ fn cut_before(
     for first in &firsts[from..] {
         directory.open(&header::file_name(*first), Access::Read)?.evict()?;
         let successor = successors.next().unwrap_or(newest.first());
+        let name = header::file_name(successor);
+        if is_unfinished(directory, &name, &*directory.open(&name, Access::Read)?)? {
+            return Ok(Some(successor));
+        }
         let previous = read_header(directory, successor)?.previous;
         let segment = match Segment::open(directory, *first, Access::Read, None) {
             Ok(segment) => segment,
@@ -430,12 +459,12 @@ fn make(
         return Err(Error::not_a_store(path, "it is empty"));
     }
     let mut id = [0; 16];
-    grow::random(&mut id)?;
+    directory.random(&mut id)?;
     let (store, first, time) = (StoreId(id), Position::new(1), clock.now());
     let records = State::default().records(Vec::new());
     let spare = Spare::prepare(&*directory, grow::next_size(0, 0, manner.largest), manner)?;
     let beginning = Beginning { store, first, previous: None, durable: Position::START, time, records };
-    let (segment, pen) = spare.begin(beginning, Manner { synced: true, ..manner })?.take_name(&*directory)?;
+    let (segment, pen) = spare.begin(&*directory, beginning, Manner { synced: true, ..manner })?.take_name(&*directory)?;
     let held = hold(&*directory, store, clock)?;
     let parts = Parts::new(directory.clone(), Access::Write, &[], Part::new(segment.clone()));
     let log = assemble(directory, store, parts, first, State::default(), Side::Writer(held))?;
@@ -513,7 +542,7 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
         return Err(Error::not_a_store(&directory.path().join(segment.name()), "its control state is missing"));
     };
     let there: Vec<Position> = firsts.into_iter().filter(|first| *first < newest).collect();
-    check_chain(directory, &segment, named, &there, found.state.oldest())?;
+    check_chain(directory, &segment, named, &there, found.state.oldest(), true)?;
     let mut end = found.end;
     let is_clean = found.closed && closed == Some(end);
     if let Some(left) = left.filter(|left| progress.is_none() && !is_clean && left.progress.durable >= found.next) {

@@ -67,6 +67,13 @@ pub(crate) trait Directory: Send + Sync + Debug {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+    /// Fills at most 256 bytes with numbers that nobody can foresee.
+    fn random(&self, bytes: &mut [u8]) -> Result<()> {
+        let failed = |error| Error::io("read", Path::new("the kernel's random source"), error);
+        let filled = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
+        debug_assert_eq!(filled, bytes.len(), "the kernel fills up to 256 bytes at once");
+        Ok(())
+    }
 }
 
 /// An open file.
@@ -100,6 +107,8 @@ pub(crate) trait File: Send + Sync + Debug {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+    /// Told before a word is stored through a map of this file, so that a simulated disk knows.
+    fn storing(&self) {}
     /// Takes the lock of this file until it is dropped. `false`: somebody else has it.
     fn lock(&self) -> Result<bool>;
     /// Gives the lock back before the file is dropped.
@@ -437,6 +446,36 @@ impl File for RealFile {
 
     fn unlock(&self) -> Result<()> {
         self.io("unlock", self.handle.unlock())
+    }
+}
+
+/// A file without a name, in memory: what a simulated disk has in its cache.
+#[cfg(all(feature = "simulation", target_os = "linux"))]
+#[derive(Debug)]
+pub(crate) struct Memory(StdFile);
+
+#[cfg(all(feature = "simulation", target_os = "linux"))]
+impl Memory {
+    pub(crate) fn new(bytes: &[u8]) -> io::Result<Self> {
+        let file = StdFile::from(rustix::fs::memfd_create("towpath", rustix::fs::MemfdFlags::CLOEXEC)?);
+        file.write_all_at(bytes, 0)?;
+        Ok(Self(file))
+    }
+
+    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    pub(crate) fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    pub(crate) fn map(&self, len: u64, access: Access) -> io::Result<Map> {
+        Map::file(&self.0, len, access)
     }
 }
 

@@ -14,6 +14,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -35,7 +36,7 @@ pub(crate) enum Access {
 
 impl Map {
     /// Maps the first `len` bytes of a file; none of them readable yet. `len` must not exceed the file's length.
-    pub(crate) fn file(file: &std::fs::File, len: u64, access: Access) -> io::Result<Self> {
+    pub(crate) fn file(file: &impl AsRawFd, len: u64, access: Access) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let mut options = MmapOptions::new();
         options.len(len);

@@ -2,7 +2,7 @@
 
 mod counters;
 mod graph;
-mod options;
+pub(crate) mod options;
 mod parallel;
 mod retain;
 
@@ -277,6 +277,12 @@ impl Store {
 
     pub(crate) fn read_filtered(&self, filter: Filter) -> Reader {
         Reader::new(self.inner.log.clone(), filter, self.head())
+    }
+
+    /// Does one piece of the work that threads would do. `false`: there is none.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn step(&self) -> Result<bool> {
+        Ok(self.writer()?.step())
     }
 
     /// The writer, or why there is none.

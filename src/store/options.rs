@@ -13,6 +13,7 @@ use crate::segment::disk::{Disk, Prepared, RealDisk};
 use crate::store::{Inner, Store};
 use crate::writer::Writer;
 use crate::writer::durability::Durability;
+use crate::writer::housekeeping::Work;
 
 /// How a store is opened. Each choice has a default that suits most.
 #[derive(Clone)]
@@ -23,6 +24,7 @@ pub struct Options {
     clock: Arc<dyn Clock>,
     create: bool,
     disk: Arc<dyn Disk>,
+    work: Work,
 }
 
 impl Default for Options {
@@ -42,6 +44,7 @@ impl Options {
             clock: Arc::new(SystemClock),
             create: true,
             disk: Arc::new(RealDisk),
+            work: Work::Threads,
         }
     }
 
@@ -83,6 +86,19 @@ impl Options {
         self
     }
 
+    /// Another disk, and no thread of the store's own: what threads do is done by [`Store::step`].
+    #[cfg(feature = "simulation")]
+    pub(crate) fn simulated(mut self, disk: Arc<dyn Disk>) -> Self {
+        (self.disk, self.work) = (disk, Work::Steps);
+        self
+    }
+
+    /// Opens the store for reading.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn open_read_only(self, path: &Path) -> Result<Store> {
+        open_on(&*self.disk, path, self.clock)
+    }
+
     /// Opens the store for writing.
     ///
     /// # Errors
@@ -95,7 +111,7 @@ impl Options {
         let manner = self.manner();
         let opened = recover::open_writer(&*self.disk, path.as_ref(), self.create, manner, &*self.clock)?;
         let (log, recovery) = (opened.log.clone(), opened.recovery.clone());
-        let writer = Writer::start(opened, manner, self.durability, self.staging_bytes, self.clock.clone())?;
+        let writer = Writer::start(opened, manner, self.durability, self.staging_bytes, self.clock.clone(), self.work)?;
         Ok(Store { inner: Arc::new(Inner::new(log, Some(writer), recovery, self.clock)) })
     }
 
@@ -123,6 +139,10 @@ impl fmt::Debug for Options {
 }
 
 pub(super) fn open_read_only(path: &Path) -> Result<Store> {
-    let (log, recovery) = recover::open_reader(&RealDisk, path)?;
-    Ok(Store { inner: Arc::new(Inner::new(log, None, recovery, Arc::new(SystemClock))) })
+    open_on(&RealDisk, path, Arc::new(SystemClock))
+}
+
+fn open_on(disk: &dyn Disk, path: &Path, clock: Arc<dyn Clock>) -> Result<Store> {
+    let (log, recovery) = recover::open_reader(disk, path)?;
+    Ok(Store { inner: Arc::new(Inner::new(log, None, recovery, clock)) })
 }

@@ -30,7 +30,7 @@ use crate::sync::primitive::{Arc, Mutex, TryLockError};
 use crate::writer::check::is_in_rule;
 use crate::writer::commit::Commit;
 use crate::writer::durability::Durability;
-use crate::writer::housekeeping::Housekeeping;
+use crate::writer::housekeeping::{Housekeeping, Work};
 use crate::writer::staging::{Patience, Staging};
 use crate::writer::ticket::{Receipt, Ticket};
 use crate::writer::turn::Turn;
@@ -47,7 +47,8 @@ pub(crate) struct Writer {
 
 #[derive(Debug)]
 struct Threads {
-    writer: JoinHandle<()>,
+    /// `None`: callers take the turns, and nobody else does.
+    writer: Option<JoinHandle<()>>,
     housekeeping: Housekeeping,
 }
 
@@ -76,9 +77,10 @@ impl Writer {
         durability: Durability,
         staging_bytes: usize,
         clock: Arc<dyn Clock>,
+        work: Work,
     ) -> Result<Self> {
         let log = opened.log.clone();
-        let housekeeping = Housekeeping::start(log.clone(), manner)?;
+        let housekeeping = Housekeeping::start(log.clone(), manner, work)?;
         let turn = Turn::new(opened, manner, durability, clock, housekeeping.orders());
         let fork = ForkGuard::new().map_err(|error| Error::io("map", log.directory.path(), error))?;
         let shared = Arc::new_cyclic(|shared| Shared {
@@ -93,10 +95,13 @@ impl Writer {
             timer_runs: AtomicBool::new(false),
         });
         let own = shared.clone();
-        let writer = thread::Builder::new()
-            .name("towpath-writer".to_owned())
-            .spawn(move || own.run())
-            .map_err(|error| Error::io("start a thread for", log.directory.path(), error))?;
+        let writer = match work {
+            Work::Steps => None,
+            Work::Threads => {
+                let thread = thread::Builder::new().name("towpath-writer".to_owned()).spawn(move || own.run());
+                Some(thread.map_err(|error| Error::io("start a thread for", log.directory.path(), error))?)
+            }
+        };
         Ok(Self { shared, threads: Mutex::new(Some(Threads { writer, housekeeping })) })
     }
 
@@ -144,13 +149,20 @@ impl Writer {
         self.end()
     }
 
+    /// Does one piece of the housekeeping. `false`: there is none.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn step(&self) -> bool {
+        guard(&self.threads).as_mut().is_some_and(|threads| threads.housekeeping.step())
+    }
+
     fn end(&self) -> Result<()> {
         let Some(threads) = guard(&self.threads).take() else { return Err(Error::Closed) };
         let shared = self.shared.clone();
         shared.staging.close();
         shared.stopping.store(true, Ordering::Release);
         shared.staging.wake_writer();
-        if threads.writer.thread().id() != thread::current().id() && !is_in_rule() {
+        let is_writer = threads.writer.as_ref().is_some_and(|writer| writer.thread().id() == thread::current().id());
+        if !is_writer && !is_in_rule() {
             return threads.end(&shared);
         }
         // The last handle of the store was held by a commit's rule and went in it or with it, on the writer's turn or
@@ -164,7 +176,10 @@ impl Writer {
 impl Threads {
     /// Waits for the threads, which were told to end, and closes what they worked on.
     fn end(self, shared: &Shared) -> Result<()> {
-        let _panicked = self.writer.join();
+        match self.writer {
+            Some(writer) => drop(writer.join()),
+            None => shared.run(),
+        }
         let closed = shared.close_log();
         let housekept = self.housekeeping.finish();
         shared.log.close();

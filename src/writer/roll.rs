@@ -84,7 +84,7 @@ impl Turn {
             time: self.last_time,
             records,
         };
-        let begun = spare.begin(beginning, manner)?.take_name(&*log.directory);
+        let begun = spare.begin(&*log.directory, beginning, manner)?.take_name(&*log.directory);
         let (segment, pen) = begun.map_err(|error| match error {
             Error::DiskFull { .. } => error,
             // It may be the newest segment now. Whoever opens the store finds out, so nothing more may come before it.

@@ -26,6 +26,7 @@ const RANKS: [(&str, u32); 19] = [
     ("forward", 8),
     ("projection", 8),
     ("request", 8),
+    ("simulation", 9),
 ];
 
 /// Modules of rank 0 may know each other: errors name positions, events name errors.

@@ -40,6 +40,8 @@ mod reading;
 mod recovery;
 mod replaced;
 mod retention;
+#[cfg(target_os = "linux")]
+mod simulation;
 mod sink;
 #[cfg(feature = "sink-file")]
 mod sink_file;

@@ -4,7 +4,7 @@ mod choose;
 mod core;
 mod lanes;
 pub(crate) mod letter;
-mod member;
+pub(crate) mod member;
 mod parked;
 mod run;
 mod unwritten;

@@ -15,15 +15,27 @@ use crate::sync::guard;
 use crate::sync::primitive::thread;
 use crate::sync::primitive::thread::JoinHandle;
 use crate::sync::primitive::{Arc, Condvar, Mutex, PoisonError};
+use crate::writer::housekeeping::seal::Sealing;
 
 /// So many sealed segments may wait for their index file; then the writer waits. Each keeps a file open.
 const SEALED_WAITING: usize = 64;
 
-/// The two threads: one in `prepare`, one in `seal`.
+/// The two threads: one in `prepare`, one in `seal`. Or the work that they would do, piece by piece.
 #[derive(Debug)]
 pub(crate) struct Housekeeping {
     desk: Arc<Desk>,
     threads: Vec<JoinHandle<()>>,
+    /// Without threads: how far the sealing has come.
+    sealing: Option<Sealing>,
+}
+
+/// Who does the work that no caller waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Threads of the store's own.
+    Threads,
+    /// Whoever takes steps, so that a simulation decides what happens when.
+    Steps,
 }
 
 /// Where the writer leaves its orders.
@@ -36,6 +48,7 @@ struct Desk {
     manner: Manner,
     /// Where the newest segment began when the threads did: what lies before it was sealed by an earlier writer.
     began: Position,
+    work: Work,
     jobs: Mutex<Jobs>,
     changed: Condvar,
 }
@@ -61,10 +74,14 @@ struct Jobs {
 }
 
 impl Housekeeping {
-    pub(crate) fn start(log: Arc<Log>, manner: Manner) -> Result<Self> {
+    pub(crate) fn start(log: Arc<Log>, manner: Manner, work: Work) -> Result<Self> {
         let path = log.directory.path().to_owned();
         let began = log.parts.newest().segment.first();
-        let desk = Arc::new(Desk { log, manner, began, jobs: Mutex::default(), changed: Condvar::new() });
+        let desk = Arc::new(Desk { log, manner, began, work, jobs: Mutex::default(), changed: Condvar::new() });
+        if work == Work::Steps {
+            let sealing = Some(desk.begin_sealing());
+            return Ok(Self { desk, threads: Vec::new(), sealing });
+        }
         let spawn = |name: &str, work: fn(&Desk)| {
             let desk = desk.clone();
             let thread = thread::Builder::new().name(format!("towpath-{name}"));
@@ -78,11 +95,19 @@ impl Housekeeping {
                 return Err(error);
             }
         };
-        Ok(Self { desk, threads: vec![prepare, seal] })
+        Ok(Self { desk, threads: vec![prepare, seal], sealing: None })
     }
 
     pub(crate) fn orders(&self) -> Orders {
         Orders(self.desk.clone())
+    }
+
+    /// Does one piece of what threads would do. `false`: there is none.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn step(&mut self) -> bool {
+        let prepared = self.desk.prepare_spare();
+        let sealing = self.sealing.as_mut().filter(|_| !prepared);
+        prepared || sealing.is_some_and(|sealing| self.desk.step_sealing(sealing))
     }
 
     /// Finishes what was ordered, and ends.
@@ -90,6 +115,9 @@ impl Housekeeping {
         self.desk.end();
         for thread in std::mem::take(&mut self.threads) {
             let _panicked = thread.join();
+        }
+        if let Some(sealing) = self.sealing.take() {
+            self.desk.end_sealing(sealing);
         }
         let mut jobs = guard(&self.desk.jobs);
         jobs.left.clear();
@@ -136,7 +164,7 @@ impl Orders {
     /// Leaves a sealed segment to be cut, synced and indexed. Waits when too many wait already.
     pub(crate) fn seal(&self, part: Arc<Part>) {
         let mut jobs = guard(&self.0.jobs);
-        while jobs.sealed.len() >= SEALED_WAITING && !jobs.ending {
+        while jobs.sealed.len() >= SEALED_WAITING && !jobs.ending && self.0.work == Work::Threads {
             jobs = self.0.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
         }
         jobs.sealed.push_back(part);

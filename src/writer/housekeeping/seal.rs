@@ -5,8 +5,8 @@ use crate::log::parts::Part;
 use crate::log::tiers::FAN_IN;
 use crate::log::tiers::merge::{Merge, Merged};
 use crate::sync::guard;
-use crate::sync::primitive::thread;
-use crate::writer::housekeeping::Desk;
+use crate::sync::primitive::{Arc, thread};
+use crate::writer::housekeeping::{Desk, Jobs};
 
 /// With fewer sealed segments waiting, this thread keeps in step with the writer, and has time to let others work.
 const SEALED_IN_STEP: usize = 3;
@@ -21,31 +21,61 @@ const FINISHED_AT_CLOSE: usize = FAN_IN;
 /// How much this thread stands back (a nice value): an index file can wait, an append should not.
 const STAND_BACK: i32 = 10;
 
+/// How far the sealing has come.
+#[derive(Debug)]
+pub(super) struct Sealing {
+    all_kept: bool,
+    /// Everything before this position has its index file.
+    indexed: Position,
+    merging: Option<Merge>,
+}
+
+/// What is to be done next.
+enum Job {
+    Seal(Arc<Part>),
+    Merge,
+}
+
 impl Desk {
     /// Cuts, syncs and indexes what was sealed, in its order, and merges indexes when there is nothing to seal.
     pub(super) fn finish_sealed(&self) {
         stand_back();
-        let mut all_kept = true;
-        let mut indexed = self.began;
-        // There may be something to merge that was left when the store was closed.
-        let mut merging = self.begin_merge(indexed);
-        loop {
-            let idle = merging.is_none();
-            let job =
-                self.next(|jobs| jobs.sealed.pop_front().map(Some).or((!idle && !jobs.ending).then_some(None)), false);
-            match job {
-                Some(Some(part)) => {
-                    self.changed.notify_all();
-                    all_kept &= self.finish(&part, all_kept);
-                    indexed = part.segment.last().map_or(indexed, Position::next);
-                    merging = merging.or_else(|| self.begin_merge(indexed));
-                }
-                Some(None) => merging = merging.and_then(|merge| self.go_on_merging(merge, indexed)),
-                None => break,
-            }
+        let mut sealing = self.begin_sealing();
+        while let Some(job) = self.next(|jobs| sealing.job(jobs), false) {
+            self.go_on_sealing(&mut sealing, job);
         }
-        if let Some(merge) = merging {
-            self.end_merge(merge);
+        sealing.merging.into_iter().for_each(|merge| self.end_merge(merge));
+    }
+
+    pub(super) fn begin_sealing(&self) -> Sealing {
+        // There may be something to merge that was left when the store was closed.
+        Sealing { all_kept: true, indexed: self.began, merging: self.begin_merge(self.began) }
+    }
+
+    /// One piece of it, without a thread. `false`: there is nothing to do.
+    pub(super) fn step_sealing(&self, sealing: &mut Sealing) -> bool {
+        let job = sealing.job(&mut guard(&self.jobs));
+        job.map(|job| self.go_on_sealing(sealing, job)).is_some()
+    }
+
+    /// Finishes what was sealed, without a thread, as the thread does at the end.
+    pub(super) fn end_sealing(&self, mut sealing: Sealing) {
+        while self.step_sealing(&mut sealing) {}
+        sealing.merging.into_iter().for_each(|merge| self.end_merge(merge));
+    }
+
+    fn go_on_sealing(&self, sealing: &mut Sealing, job: Job) {
+        match job {
+            Job::Seal(part) => {
+                self.changed.notify_all();
+                sealing.all_kept &= self.finish(&part, sealing.all_kept);
+                sealing.indexed = part.segment.last().map_or(sealing.indexed, Position::next);
+                sealing.merging = sealing.merging.take().or_else(|| self.begin_merge(sealing.indexed));
+            }
+            Job::Merge => {
+                let indexed = sealing.indexed;
+                sealing.merging = sealing.merging.take().and_then(|merge| self.go_on_merging(merge, indexed));
+            }
         }
     }
 
@@ -127,6 +157,14 @@ impl Desk {
     }
 }
 
+impl Sealing {
+    /// The next sealed segment, or a piece of the merge when there is none and time for it.
+    fn job(&self, jobs: &mut Jobs) -> Option<Job> {
+        let merge = || (self.merging.is_some() && !jobs.ending).then_some(Job::Merge);
+        jobs.sealed.pop_front().map(Job::Seal).or_else(merge)
+    }
+}
+
 /// Lowers the priority of this thread. Where that is not allowed, it works as before.
 fn stand_back() {
     #[cfg(target_os = "linux")]
@@ -138,7 +176,7 @@ fn stand_back() {
 
 #[cfg(test)]
 mod tests {
-    use crate::sync::primitive::{Arc, Condvar, Mutex};
+    use crate::sync::primitive::{Condvar, Mutex};
 
     use super::*;
     use crate::clock::SystemClock;
@@ -150,7 +188,7 @@ mod tests {
     use crate::writer::Writer;
     use crate::writer::commit::Commit;
     use crate::writer::durability::Durability;
-    use crate::writer::housekeeping::Jobs;
+    use crate::writer::housekeeping::Work;
 
     const MANNER: Manner = Manner { prepared: Prepared::Allocated, synced: false, largest: 64 << 10 };
 
@@ -158,7 +196,9 @@ mod tests {
     fn closing_finishes_the_merge_that_was_begun_and_begins_no_other() {
         let path = std::env::temp_dir().join(format!("towpath-close-{}", std::process::id()));
         let open = || -> Opened { open_writer(&RealDisk, &path, true, MANNER, &SystemClock).unwrap() };
-        let writer = Writer::start(open(), MANNER, Durability::Os, limits::STAGING, Arc::new(SystemClock)).unwrap();
+        let writer =
+            Writer::start(open(), MANNER, Durability::Os, limits::STAGING, Arc::new(SystemClock), Work::Threads);
+        let writer = writer.unwrap();
         let mut commit = Commit::new();
         commit.event("cart-1", NewEvent::new("large", &[0; 60 << 10]));
         for _ in 0..3 * FAN_IN {
@@ -170,7 +210,8 @@ mod tests {
         log.parts.tiers.all().iter().for_each(|(tier, _)| log.parts.forget(tier));
         let began = log.parts.newest().segment.first();
         let jobs = Mutex::new(Jobs { ending: true, ..Jobs::default() });
-        let desk = Desk { log, manner: MANNER, began, jobs, changed: Condvar::new() };
+        let work = Work::Threads;
+        let desk = Desk { log, manner: MANNER, began, work, jobs, changed: Condvar::new() };
         desk.finish_sealed();
         assert_eq!(desk.log.parts.tiers.all().len(), 1);
         assert!(desk.begin_merge(began).is_some(), "control: another one was due");

@@ -1,0 +1,120 @@
+//! A store on a disk that fails, driven step by step on one thread: everything that happens comes from a seed, so each
+//! run can be had again. For this package's own tests and examples; it may change or go in any release.
+//!
+//! `chance` draws, `platter` is what the disk holds, `disk` and `file` are what a process sees of it, `faults` is what goes
+//! wrong. `world` lives through a seed, `model` says what may be seen of the log, and `consumers` what may be seen of
+//! those who read it.
+
+mod chance;
+mod consumers;
+mod disk;
+mod faults;
+mod file;
+mod meddle;
+mod model;
+mod platter;
+mod world;
+
+use std::fmt;
+use std::ops::AddAssign;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::panic_text;
+pub use crate::simulation::faults::Weakness;
+use crate::simulation::world::World;
+
+/// What was simulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Seeds.
+    pub seeds: u64,
+    /// Operations of disks: each is a place where the process may end.
+    pub operations: u64,
+    /// How often it ended.
+    pub ends: u64,
+    /// With how many of those the power went.
+    pub power_cuts: u64,
+    /// How many of those cut opening short.
+    pub cut_recoveries: u64,
+    /// Faults that operations met.
+    pub faults: u64,
+    /// How often the store was opened, and looked through.
+    pub opened: u64,
+    /// Events that were acknowledged.
+    pub acknowledged: u64,
+    /// Published events that a power cut took, as their durability allows.
+    pub taken: u64,
+    /// Stores that told of what a medium did.
+    pub told: u64,
+    /// Media that said they had what they never wrote, with nothing left to show it.
+    pub lied: u64,
+}
+
+impl AddAssign for Figures {
+    fn add_assign(&mut self, other: Self) {
+        self.seeds += other.seeds;
+        self.operations += other.operations;
+        self.ends += other.ends;
+        self.power_cuts += other.power_cuts;
+        self.cut_recoveries += other.cut_recoveries;
+        self.faults += other.faults;
+        self.opened += other.opened;
+        self.acknowledged += other.acknowledged;
+        self.taken += other.taken;
+        self.told += other.told;
+        self.lied += other.lied;
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = [
+            ("seeds", self.seeds),
+            ("crash points passed", self.operations),
+            ("processes ended", self.ends),
+            ("  of these by power cut", self.power_cuts),
+            ("  of these while opening", self.cut_recoveries),
+            ("faults injected", self.faults),
+            ("stores opened and checked", self.opened),
+            ("events acknowledged", self.acknowledged),
+            ("  lost against the promise", 0),
+            ("  wrong", 0),
+            ("events taken as durability allows", self.taken),
+            ("damage told", self.told),
+            ("lies of a medium with no trace", self.lied),
+        ];
+        for (at, (name, number)) in rows.iter().enumerate() {
+            let end = if at + 1 < rows.len() { "\n" } else { "" };
+            write!(f, "{name:<34}{number:>12}{end}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Lives through a seed.
+///
+/// # Errors
+/// What was seen that may not be seen.
+pub fn run(seed: u64) -> Result<Figures, String> {
+    run_weakened(seed, None)
+}
+
+/// The same with something weaker than it should be, for controls.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_weakened(seed: u64, weakness: Option<Weakness>) -> Result<Figures, String> {
+    let mut world = World::new(seed, weakness);
+    let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
+    let told = world.disk.told();
+    let figures = Figures { seeds: 1, operations: told.operations, faults: told.faults, ..world.figures };
+    // What a panic left behind is not to be touched.
+    let why = match lived {
+        Ok(Ok(())) => return Ok(figures),
+        Ok(Err(why)) => why,
+        Err(panic) => format!("it panicked: {}", panic_text(&*panic)),
+    };
+    let setup = world.setup;
+    std::mem::forget(world);
+    Err(format!("{why} ({setup:?})"))
+}

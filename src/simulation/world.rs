@@ -1,0 +1,706 @@
+//! One seed: a store that works, ends, and is opened again, some rounds long.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::canal::cursor::Cursor;
+use crate::canal::group::member::Member;
+use crate::clock::ManualClock;
+use crate::error::{Error, Result};
+use crate::event::draft::{Expected, NewEvent};
+use crate::event::query::Query;
+use crate::id::{Position, Revision, Timestamp};
+use crate::simulation::Figures;
+use crate::simulation::chance::Chance;
+use crate::simulation::consumers::Consumers;
+use crate::simulation::disk::{End, SimDisk};
+use crate::simulation::faults::{Fault, Weakness};
+use crate::simulation::model::{Check, Fate as Known, Made, Model, SOURCES, ensure, payload_of};
+use crate::store::Store;
+use crate::store::options::Options;
+use crate::writer::commit::Commit;
+use crate::writer::durability::Durability;
+use crate::writer::ticket::{Receipt, Ticket};
+
+const PATH: &str = "store";
+
+/// So often opening may be cut short before it is left alone.
+const CUT_SHORT: u32 = 4;
+
+/// How a seed's world is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup {
+    pub(super) durability: Durability,
+    /// Bytes that a power cut keeps or loses together.
+    piece: u64,
+    /// What goes wrong besides the process ending.
+    trouble: Trouble,
+    /// The largest payload, as a rule.
+    payload: u64,
+    loose: bool,
+    rounds: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    None,
+    Faults,
+    Medium,
+}
+
+/// A world.
+pub(super) struct World {
+    pub(super) setup: Setup,
+    pub(super) chance: Chance,
+    pub(super) clock: Arc<ManualClock>,
+    now: u64,
+    pub(super) disk: SimDisk,
+    pub(super) model: Model,
+    pub(super) consumers: Consumers,
+    pub(super) open: Option<Open>,
+    /// What no power cut may take.
+    pub(super) durable: u64,
+    /// Counts what is written for consumers, and how far a barrier has come.
+    pub(super) written: u64,
+    pub(super) synced: u64,
+    pub(super) weakness: Option<Weakness>,
+    pub(super) figures: Figures,
+    /// The store told of something that the medium did: the seed ends well.
+    told: bool,
+}
+
+/// What a process holds.
+pub(super) struct Open {
+    pub(super) store: Store,
+    tickets: Vec<(usize, Ticket)>,
+    pub(super) audit: Option<Cursor>,
+    pub(super) mail: Option<Member>,
+}
+
+impl Setup {
+    fn of(chance: &mut Chance) -> Self {
+        let every = Durability::Every(Duration::from_millis(5));
+        let durability =
+            *chance.pick(&[Durability::Sync, Durability::Sync, every, Durability::Os]).unwrap_or(&Durability::Sync);
+        let trouble = *chance
+            .pick(&[Trouble::None, Trouble::None, Trouble::Faults, Trouble::Faults, Trouble::Medium])
+            .unwrap_or(&Trouble::None);
+        Self {
+            durability,
+            piece: if chance.percent(50) { 4096 } else { 512 },
+            trouble,
+            payload: *chance.pick(&[40, 700, 6_000]).unwrap_or(&40),
+            loose: durability == Durability::Sync && chance.percent(30),
+            rounds: chance.from(2..=5),
+        }
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64, weakness: Option<Weakness>) -> Self {
+        let mut chance = Chance::new(seed);
+        let setup = Setup::of(&mut chance);
+        let disk = SimDisk::new(chance.split(), setup.loose, weakness);
+        let now = 1_700_000_000_000_000_000;
+        Self {
+            setup,
+            chance,
+            clock: Arc::new(ManualClock::at(Timestamp::from_nanos(now))),
+            now,
+            disk,
+            model: Model::default(),
+            consumers: Consumers::default(),
+            open: None,
+            durable: 0,
+            written: 0,
+            synced: 0,
+            weakness,
+            figures: Figures::default(),
+            told: false,
+        }
+    }
+
+    /// All rounds, and then everything is brought to its end.
+    pub(super) fn live(&mut self) -> Check {
+        for _ in 0..self.setup.rounds {
+            self.round()?;
+            if self.told {
+                return Ok(());
+            }
+        }
+        self.disk.heal();
+        self.restart(false)?;
+        if self.told || self.disk.told().of_medium {
+            return Ok(());
+        }
+        self.drain()?;
+        self.close()?;
+        self.reopen(self.model.head(), false)?;
+        self.check_everything()
+    }
+
+    fn round(&mut self) -> Check {
+        let steps = self.chance.from(5..=40);
+        let until = self.chance.from(1..=steps * 6);
+        if self.chance.percent(75) {
+            self.disk.end_in(until);
+        }
+        match self.setup.trouble {
+            Trouble::None => {}
+            Trouble::Faults if self.chance.percent(70) => {
+                let fault = Fault::any(&mut self.chance);
+                let before = self.chance.below(steps + 1);
+                self.disk.expect(fault, before);
+            }
+            Trouble::Medium if self.chance.percent(60) => {
+                let fault = Fault::of_medium(&mut self.chance);
+                let before = self.chance.below(steps + 1);
+                self.disk.expect(fault, before);
+            }
+            Trouble::Faults | Trouble::Medium => {}
+        }
+        if self.open.is_none() {
+            self.reopen(0, true)?;
+        }
+        for _ in 0..steps {
+            if self.told {
+                return Ok(());
+            }
+            if !self.disk.is_alive() {
+                break;
+            }
+            if self.open.is_none() {
+                return Ok(());
+            }
+            self.step()?;
+            self.observe()?;
+        }
+        if self.disk.is_alive() && self.chance.percent(30) && self.open.is_some() {
+            return self.close_and_reopen();
+        }
+        self.restart(true)
+    }
+
+    fn step(&mut self) -> Check {
+        match self.chance.below(100) {
+            0..30 => self.append(),
+            30..40 => self.submit(),
+            40..44 => self.sync(),
+            44..54 => self.housekeep(),
+            54..62 => self.pull_audit(),
+            62..67 => self.acknowledge(),
+            67..77 => self.mail(),
+            77..83 => self.bill(),
+            83..89 => self.copy(),
+            89..92 => self.forward(),
+            92..94 => self.look_around(),
+            94..96 => self.retry_key(),
+            _ => self.pass(),
+        }
+    }
+
+    /// Time passes.
+    pub(super) fn pass(&mut self) -> Check {
+        self.now += self.chance.from(1..=40) * 1_000_000_000;
+        self.clock.set(Timestamp::from_nanos(self.now));
+        Ok(())
+    }
+
+    pub(super) fn store(&self) -> Option<Store> {
+        self.open.as_ref().map(|open| open.store.clone())
+    }
+
+    fn make_attempt(&mut self, key: Option<String>) -> usize {
+        let events = self.chance.from(1..=4);
+        let events = (0..events)
+            .map(|_| {
+                let stream = *self.chance.pick(&SOURCES).unwrap_or(&SOURCES[0]);
+                let largest = if self.chance.percent(5) { 20_000 } else { self.setup.payload };
+                Made { stream, size: self.chance.below(largest) as usize }
+            })
+            .collect();
+        self.model.add_attempt(events, key)
+    }
+
+    fn commit_of(&mut self, attempt: usize) -> Commit {
+        self.model.hand_in(attempt);
+        let one = &self.model.attempts[attempt];
+        let mut commit = Commit::new();
+        for (nth, made) in one.events.iter().enumerate() {
+            let payload = payload_of(attempt, nth, made.size);
+            commit.event(made.stream, NewEvent::new("happened", &payload).tag(format!("nth:{nth}")));
+        }
+        if let Some(key) = &one.key {
+            commit.key(key);
+        }
+        commit
+    }
+
+    fn append(&mut self) -> Check {
+        let key = self.chance.percent(30).then(|| format!("key-{}", self.model.attempts.len()));
+        let attempt = self.make_attempt(key);
+        let mut commit = self.commit_of(attempt);
+        let mut refused = false;
+        let alone = self.open.as_ref().is_none_or(|open| open.tickets.is_empty());
+        if alone && self.chance.percent(25) {
+            let stream = self.model.attempts[attempt].events[0].stream;
+            let actual = self.model.revisions.get(stream).copied().unwrap_or(0);
+            refused = self.chance.percent(30);
+            let expected = if refused { actual + 1 + self.chance.below(3) } else { actual };
+            commit.expect(stream, Expected::Exact(Revision::new(expected)));
+        }
+        let Some(store) = self.store() else { return Ok(()) };
+        let answer = store.commit(&commit);
+        if refused {
+            return match answer {
+                Err(Error::Conflict { .. }) => {
+                    self.model.attempts[attempt].state = Known::Refused;
+                    Ok(())
+                }
+                Ok(_) => Err("a commit was written though its expectation did not hold".to_owned()),
+                Err(error) => self.failed(attempt, error),
+            };
+        }
+        let synced = answer.is_ok() && self.setup.durability == Durability::Sync;
+        self.answered(attempt, answer)?;
+        if synced {
+            // So is everything that was written before.
+            self.synced = self.written;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self) -> Check {
+        let attempt = self.make_attempt(None);
+        let commit = self.commit_of(attempt);
+        let Some(open) = &mut self.open else { return Ok(()) };
+        match open.store.submit(&commit) {
+            Ok(ticket) => {
+                open.tickets.push((attempt, ticket));
+                Ok(())
+            }
+            Err(error) => self.failed(attempt, error),
+        }
+    }
+
+    /// A commit was answered.
+    fn answered(&mut self, attempt: usize, answer: Result<Receipt>) -> Check {
+        match answer {
+            Ok(receipt) => {
+                self.take_in()?;
+                if self.told {
+                    return Ok(());
+                }
+                let (state, events) = (self.model.attempts[attempt].state, self.model.attempts[attempt].events.len());
+                let first = receipt.first().get();
+                if state == Known::Unknown && !self.disk.is_alive() {
+                    // It was answered, and the process ended before it could be read.
+                    if self.setup.durability == Durability::Sync {
+                        self.rise(receipt.last().get());
+                    }
+                    return Ok(());
+                }
+                ensure(state == Known::Written(first), || format!("answered {first}, and it is {state:?}"))?;
+                let last = receipt.last().get();
+                ensure(receipt.is_duplicate() || last + 1 == first + events as u64, || "a wrong receipt".to_owned())?;
+                self.figures.acknowledged += events as u64;
+                if self.setup.durability == Durability::Sync && !receipt.is_duplicate() {
+                    self.rise(last);
+                }
+                Ok(())
+            }
+            Err(error) => self.failed(attempt, error),
+        }
+    }
+
+    fn failed(&mut self, attempt: usize, error: Error) -> Check {
+        self.model.attempts[attempt].state = match &error {
+            // Nothing of it was written, it says.
+            Error::DiskFull { .. } | Error::Io { .. } if self.disk.is_alive() => Known::Refused,
+            _ => Known::Unknown,
+        };
+        self.expected(error)
+    }
+
+    /// Whether an error has its reason.
+    pub(super) fn expected(&mut self, error: Error) -> Check {
+        if !self.disk.is_alive() {
+            return Ok(());
+        }
+        let told = self.disk.told();
+        let fine = match &error {
+            Error::Damaged(_) | Error::NotAStore { .. } if told.of_medium => {
+                self.told = true;
+                true
+            }
+            Error::Io { .. } | Error::DiskFull { .. } => told.faults > 0,
+            Error::Stopped { .. } | Error::Closed => told.faults > 0,
+            _ => false,
+        };
+        ensure(fine, || format!("an error without a reason: {error} {error:?}"))?;
+        if matches!(error, Error::Stopped { .. }) {
+            return self.restart(true);
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Check {
+        let Some(store) = self.store() else { return Ok(()) };
+        match store.sync() {
+            Ok(()) => {
+                self.synced = self.written;
+                self.observe()?;
+                self.rise(self.model.head());
+                Ok(())
+            }
+            Err(error) => self.expected(error),
+        }
+    }
+
+    fn housekeep(&mut self) -> Check {
+        let Some(store) = self.store() else { return Ok(()) };
+        for _ in 0..self.chance.from(1..=4) {
+            if !store.step().unwrap_or(false) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A commit with a key comes again, with the same content.
+    fn retry_key(&mut self) -> Check {
+        let keyed: Vec<usize> =
+            (0..self.model.attempts.len()).filter(|at| self.model.attempts[*at].key.is_some()).collect();
+        let Some(attempt) = self.chance.pick(&keyed).copied() else { return Ok(()) };
+        let before = self.model.attempts[attempt].state;
+        if before == Known::Unknown {
+            return Ok(());
+        }
+        let handed_in = self.model.attempts[attempt].handed_in;
+        let mut commit = self.commit_of(attempt);
+        if let Known::Written(_) = before {
+            (self.model.attempts[attempt].state, self.model.attempts[attempt].handed_in) = (before, handed_in);
+        }
+        let other = self.chance.percent(20) && before != Known::Refused;
+        if other {
+            commit.event("cart-1", NewEvent::new("another", ""));
+        }
+        let Some(store) = self.store() else { return Ok(()) };
+        match (store.commit(&commit), before) {
+            (Ok(receipt), Known::Written(first)) => {
+                ensure(!other, || "a key was taken with other content".to_owned())?;
+                ensure(receipt.is_duplicate() && receipt.first().get() == first, || {
+                    format!("a key of position {first} was written again: {receipt:?}")
+                })
+            }
+            (Ok(receipt), _) => {
+                ensure(!receipt.is_duplicate(), || "a key of nothing is a duplicate".to_owned())?;
+                self.answered(attempt, Ok(receipt))
+            }
+            (Err(Error::KeyReused { .. }), Known::Written(_)) if other => Ok(()),
+            (Err(error), Known::Written(_)) => self.expected(error),
+            (Err(error), _) => self.failed(attempt, error),
+        }
+    }
+
+    /// Takes in what has come, answers and events.
+    fn observe(&mut self) -> Check {
+        self.take_in()?;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let mut answers = Vec::new();
+        open.tickets.retain(|(attempt, ticket)| match ticket.poll() {
+            Some(answer) => {
+                answers.push((*attempt, answer));
+                false
+            }
+            None => true,
+        });
+        for (attempt, answer) in answers {
+            self.answered(attempt, answer)?;
+        }
+        let durable = self.open.as_ref().map_or(0, |open| open.store.durable().get());
+        ensure(self.told || durable <= self.model.head(), || format!("durable up to {durable}, behind the end"))?;
+        self.rise(durable);
+        Ok(())
+    }
+
+    fn rise(&mut self, durable: u64) {
+        self.durable = self.durable.max(durable);
+    }
+
+    /// Takes in events that were published.
+    pub(super) fn take_in(&mut self) -> Check {
+        let Some(store) = self.store() else { return Ok(()) };
+        let head = store.head().get();
+        ensure(head >= self.model.head(), || format!("the head went back to {head}"))?;
+        for position in self.model.head() + 1..=head {
+            match store.event(Position::new(position)) {
+                Ok(Some(event)) => self.model.take_in(&event, store.id())?,
+                Ok(None) => return Err(format!("{position} is missing, and the head is {head}")),
+                Err(error) => return self.expected(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Check {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let Open { store, tickets, audit, mail } = open;
+        drop((audit, mail));
+        let kept = store.clone();
+        let closed = store.close();
+        let is_closed = closed.is_ok();
+        // What was submitted is written before a store is closed.
+        let head = kept.head();
+        for position in self.model.head() + 1..=head.get() {
+            match kept.event(Position::new(position)) {
+                Ok(Some(event)) => self.model.take_in(&event, kept.id())?,
+                Ok(None) => return Err(format!("{position} is missing when closed")),
+                Err(error) => self.expected(error)?,
+            }
+        }
+        for (attempt, ticket) in tickets {
+            match ticket.wait() {
+                Ok(receipt) => self.answered(attempt, Ok(receipt))?,
+                Err(error) => {
+                    ensure(!is_closed || matches!(error, Error::DiskFull { .. } | Error::Io { .. }), || {
+                        format!("closed, and a ticket says {error}")
+                    })?;
+                    self.model.attempts[attempt].state = Known::Unknown;
+                }
+            }
+        }
+        match closed {
+            Ok(()) => {
+                self.synced = self.written;
+                self.rise(head.get());
+                Ok(())
+            }
+            Err(error) => self.expected(error),
+        }
+    }
+
+    fn close_and_reopen(&mut self) -> Check {
+        let durable = self.durable;
+        self.close()?;
+        if self.told || self.open.is_some() {
+            return Ok(());
+        }
+        if !self.disk.is_alive() {
+            return self.restart(true);
+        }
+        let lost = self.disk.has_lost_pages();
+        let floor = if lost { durable.max(self.durable) } else { self.model.head() };
+        if self.chance.percent(50) {
+            // Closed in good order, and then the power goes.
+            let power_cut = self.chance.percent(50);
+            return self.begin_again(power_cut, true);
+        }
+        self.reopen(floor, true)
+    }
+
+    /// The process ends, here or where it has ended already, and another one begins.
+    fn restart(&mut self, troubled: bool) -> Check {
+        if self.open.is_some() && self.disk.is_alive() {
+            self.observe_quietly();
+        }
+        let _in_memory = self.disk.end();
+        if let Some(open) = &self.open {
+            let durable = open.store.durable().get();
+            self.rise(durable);
+        }
+        self.open = None;
+        let power_cut = self.chance.percent(60);
+        self.begin_again(power_cut, troubled)
+    }
+
+    /// What can be taken in is; what is wrong shows again.
+    fn observe_quietly(&mut self) {
+        if let Some(open) = &self.open {
+            let durable = open.store.durable().get();
+            self.rise(durable.min(self.model.head()));
+        }
+    }
+
+    fn begin_again(&mut self, power_cut: bool, troubled: bool) -> Check {
+        let floor = if power_cut || self.disk.has_lost_pages() { self.durable } else { self.model.head() };
+        self.consumers.ended(power_cut || self.disk.has_lost_pages(), self.synced);
+        self.figures.ends += 1;
+        self.begin_process(power_cut)?;
+        self.reopen(floor, troubled)
+    }
+
+    fn begin_process(&mut self, power_cut: bool) -> Check {
+        let how = if power_cut { End::PowerCut { piece: self.setup.piece } } else { End::Kill };
+        if power_cut {
+            self.figures.power_cuts += 1;
+        }
+        self.disk.begin(how).map_err(|error| error.to_string())
+    }
+
+    fn options(&self) -> Options {
+        Options::new()
+            .durability(self.setup.durability)
+            .segment_bytes(64 << 10)
+            .clock(self.clock.clone())
+            .simulated(Arc::new(self.disk.clone()))
+    }
+
+    /// Opens the store, however often that takes, and checks what is there. Nothing up to `floor` may be missing.
+    fn reopen(&mut self, mut floor: u64, troubled: bool) -> Check {
+        for attempt in 0.. {
+            if attempt >= CUT_SHORT || !troubled {
+                self.disk.heal();
+            } else if self.chance.percent(35) {
+                let until = self.chance.from(1..=30);
+                self.disk.end_in(until);
+            }
+            if self.chance.percent(10) {
+                self.look_before()?;
+            }
+            let opened = self.options().open(Path::new(PATH));
+            match opened {
+                Ok(store) => {
+                    if !self.disk.is_alive() {
+                        drop(store);
+                    } else {
+                        return self.opened(store, floor);
+                    }
+                }
+                Err(error) if self.disk.is_alive() => {
+                    self.expected_at_opening(error, attempt)?;
+                    if self.told {
+                        return Ok(());
+                    }
+                    self.disk.heal();
+                }
+                Err(_) => {}
+            }
+            let power_cut = self.chance.percent(50);
+            if power_cut || self.disk.has_lost_pages() {
+                floor = floor.min(self.durable);
+                self.consumers.ended(true, self.synced);
+            }
+            self.figures.ends += 1;
+            self.figures.cut_recoveries += 1;
+            self.begin_process(power_cut)?;
+        }
+        Ok(())
+    }
+
+    fn expected_at_opening(&mut self, error: Error, attempt: u32) -> Check {
+        let told = self.disk.told();
+        match &error {
+            Error::Damaged(_) | Error::NotAStore { .. } | Error::Unsupported { .. } if told.of_medium => {
+                self.told = true;
+                self.figures.told += 1;
+                self.look_before()
+            }
+            Error::Io { .. } | Error::DiskFull { .. } if told.faults > 0 && attempt <= CUT_SHORT => Ok(()),
+            _ => Err(format!("it does not open: {error} {error:?}")),
+        }
+    }
+
+    /// Reads without a writer: nothing wrong may be seen.
+    fn look_before(&mut self) -> Check {
+        let Ok(store) = self.options().open_read_only(Path::new(PATH)) else { return Ok(()) };
+        let head = store.head().get();
+        for position in 1..=head.min(self.model.head()) {
+            if let Ok(Some(event)) = store.event(Position::new(position)) {
+                self.model.check(&event, store.id())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The store is open again: what is there has to be what the model allows.
+    fn opened(&mut self, store: Store, floor: u64) -> Check {
+        self.figures.opened += 1;
+        let head = store.head().get();
+        let told = self.disk.told();
+        if head < floor {
+            // A disk that says it has what it has not breaks every store.
+            ensure(told.lied, || format!("the log ends at {head}, and {floor} was acknowledged as lasting"))?;
+            self.figures.lied += 1;
+            self.told = true;
+            return Ok(());
+        }
+        for position in 1..=head.min(self.model.head()) {
+            match store.event(Position::new(position)) {
+                Ok(Some(event)) => self.model.check(&event, store.id())?,
+                Ok(None) => return Err(format!("{position} is missing after opening")),
+                Err(error) if self.disk.is_alive() => {
+                    self.expected(error)?;
+                    if self.open.is_some() || self.told {
+                        return Ok(());
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        if head < self.model.head() {
+            self.figures.taken += self.model.head() - head;
+            self.model.cut(head)?;
+        }
+        self.consumers.cut(head);
+        self.open = Some(Open { store: store.clone(), tickets: Vec::new(), audit: None, mail: None });
+        self.take_in()?;
+        if self.told || !self.disk.is_alive() {
+            return Ok(());
+        }
+        self.model.settle_unknown();
+        ensure(self.model.log.last().is_none_or(|last| !last.more), || "the log ends in a commit".to_owned())?;
+        let durable = store.durable().get();
+        ensure(durable == head, || format!("opened at {head}, and durable is {durable}"))?;
+        self.durable = durable;
+        self.check_consumers()?;
+        self.synced = self.written;
+        Ok(())
+    }
+
+    /// Some questions in other ways.
+    fn look_around(&mut self) -> Check {
+        let Some(store) = self.store() else { return Ok(()) };
+        let stream = *self.chance.pick(&SOURCES).unwrap_or(&SOURCES[0]);
+        let backwards = self.chance.percent(50);
+        let mut expected: Vec<u64> = (1..=self.model.head())
+            .filter(|at| self.model.at(*at).is_some_and(|known| known.stream == stream))
+            .collect();
+        let mut reader = store.read(Query::new().stream(stream));
+        if backwards {
+            reader = reader.backwards();
+            expected.reverse();
+        }
+        let mut found = Vec::new();
+        for event in reader {
+            match event {
+                Ok(event) => {
+                    self.model.check(&event, store.id())?;
+                    found.push(event.position().get());
+                }
+                Err(error) => return self.expected(error),
+            }
+        }
+        ensure(found == expected, || format!("{stream} reads as {found:?}, and is {expected:?}"))
+    }
+
+    /// Everything, in all ways.
+    fn check_everything(&mut self) -> Check {
+        let Some(store) = self.store() else { return Ok(()) };
+        let mut next = 1;
+        for event in store.read(Query::new()) {
+            let event = event.map_err(|error| format!("in the end: {error}"))?;
+            let position = event.position().get();
+            let passed =
+                (next..position).find(|at| self.model.at(*at).is_some_and(|known| !known.stream.starts_with('$')));
+            ensure(passed.is_none(), || format!("{passed:?} was passed over"))?;
+            self.model.check(&event, store.id())?;
+            next = position + 1;
+        }
+        for _ in 0..4 {
+            self.look_around()?;
+        }
+        Ok(())
+    }
+}
