@@ -108,7 +108,7 @@ pub(crate) fn verify_on(
 ) -> Result<Verdict> {
     let log = open_reader(disk, path)?.0;
     let firsts = log.parts.firsts();
-    let read = sample::choose(&firsts, depth)?;
+    let read = sample::choose(&*log.directory, &firsts, depth)?;
     let mut check = Check::new(&log, depth)?;
     let total = bytes(&log, &read)? * check.passes();
     let mut done = 0;

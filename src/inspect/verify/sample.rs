@@ -3,13 +3,13 @@
 use crate::error::Result;
 use crate::id::Position;
 use crate::inspect::verify::Depth;
-use crate::log::grow;
+use crate::segment::disk::Directory;
 
 /// So many sealed segments are read by a fast check, besides the newest.
 const SAMPLED: usize = 3;
 
 /// The first positions of those that are read, rising.
-pub(super) fn choose(firsts: &[Position], depth: Depth) -> Result<Vec<Position>> {
+pub(super) fn choose(directory: &dyn Directory, firsts: &[Position], depth: Depth) -> Result<Vec<Position>> {
     if depth != Depth::Fast || firsts.len() <= SAMPLED + 1 {
         return Ok(firsts.to_vec());
     }
@@ -17,7 +17,7 @@ pub(super) fn choose(firsts: &[Position], depth: Depth) -> Result<Vec<Position>>
     let mut chosen = vec![newest];
     let mut bytes = [0; 8];
     while chosen.len() <= SAMPLED {
-        grow::random(&mut bytes)?;
+        directory.random(&mut bytes)?;
         let first = sealed[(u64::from_le_bytes(bytes) % sealed.len() as u64) as usize];
         if !chosen.contains(&first) {
             chosen.push(first);
