@@ -55,6 +55,8 @@ pub(crate) struct Beginning {
     pub(crate) time: Timestamp,
     /// The live control state.
     pub(crate) records: Vec<Control>,
+    /// Everything before it is on the disk, control records too.
+    pub(crate) all_durable: bool,
 }
 
 impl Spare {
@@ -131,7 +133,9 @@ fn encode_state(beginning: &Beginning, nonce: Nonce) -> Vec<u8> {
         let start = out.len();
         frame::stage_control(&mut out, &record.encode());
         let more = if at + 1 < beginning.records.len() { frame::flag::MORE } else { 0 };
-        let place = Place { position: beginning.first, revision: Revision::ABSENT, time: beginning.time, flags: more };
+        let synced = if start == 0 && beginning.all_durable { frame::flag::SYNCED } else { 0 };
+        let flags = more | synced;
+        let place = Place { position: beginning.first, revision: Revision::ABSENT, time: beginning.time, flags };
         let len = Staged::at(&out, start).len();
         frame::finish(&mut out[start..start + len], place, nonce);
     }

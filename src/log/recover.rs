@@ -153,7 +153,7 @@ fn recover(
     let has_events = next > first;
     let (previous, sealed) = if has_events {
         newest.segment.file().truncate(end)?;
-        newest.segment.file().sync()?;
+        newest.segment.sync()?;
         let mut sealed = sealed;
         sealed.push(first);
         (Some(Previous { first, end, last_crc }), sealed)
@@ -163,7 +163,8 @@ fn recover(
     let records = state.records(sealed.clone());
     let size = grow::next_size(0, grow::state_size(&records), manner.largest);
     let spare = Spare::prepare(&*directory, size, manner)?;
-    let beginning = Beginning { store, first: next, previous, durable: next.previous(), time, records };
+    let durable = next.previous();
+    let beginning = Beginning { store, first: next, previous, durable, time, records, all_durable: true };
     let synced = Manner { synced: true, ..manner };
     let (segment, pen) = spare.begin(&*directory, beginning, synced)?.take_name(&*directory)?;
     let held = hold(&*directory, store, clock)?;
@@ -228,9 +229,10 @@ fn find_newest(
         let oldest = found.state.oldest();
         check_chain(directory, &segment, &before, &firsts, oldest, durable >= first.previous())?;
         let before: Vec<Position> = before.into_iter().filter(|first| *first >= oldest).collect();
-        if durable < first.previous()
-            && let Some(cut) = cut_before(directory, &before, &segment, durable, recovery)?
-        {
+        // Of what stood before this segment was begun, only its own frames can say that all of it was on the disk: after the
+        // last event there may have been control records.
+        let sure = clean || found.durable >= first.previous();
+        if !sure && let Some(cut) = cut_before(directory, &before, &segment, durable, recovery)? {
             // Without syncs a power cut may take earlier pages and leave later ones: everything behind the gap goes.
             quarantine_whole(directory, first, recovery)?;
             let behind = firsts.split_off(firsts.partition_point(|first| *first <= cut));
@@ -328,7 +330,7 @@ fn from(firsts: &[Position], oldest: Position) -> &[Position] {
 }
 
 /// Checks the segments from the one that holds `durable` on. Gives the first position of a segment that is not whole up
-/// to its end though it need not be: it becomes the newest.
+/// to its end though it need not be: it becomes the newest. Damage in events that were durable is left for readers to tell.
 fn cut_before(
     directory: &dyn Directory,
     firsts: &[Position],
@@ -336,7 +338,7 @@ fn cut_before(
     durable: Position,
     recovery: &mut Recovery,
 ) -> Result<Option<Position>> {
-    let from = firsts.partition_point(|first| *first <= durable.next()).saturating_sub(1);
+    let from = firsts.partition_point(|first| *first <= durable).saturating_sub(1);
     let mut successors = firsts[from..].iter().skip(1).copied().chain([newest.first()]);
     for first in &firsts[from..] {
         directory.open(&header::file_name(*first), Access::Read)?.evict()?;
@@ -348,6 +350,7 @@ fn cut_before(
         let previous = read_header(directory, successor)?.previous;
         let segment = match Segment::open(directory, *first, Access::Read, None) {
             Ok(segment) => segment,
+            Err(Error::NotAStore { .. }) if successor.previous() <= durable => continue,
             Err(Error::NotAStore { .. }) => return Ok(Some(*first)),
             // No room for another map, say: that says nothing of what the file holds.
             Err(error) => return Err(error),
@@ -357,12 +360,13 @@ fn cut_before(
         recovery.bytes_read += found.end;
         let whole = previous.is_some_and(|previous| previous.end == found.end && previous.last_crc == found.last_crc);
         if !whole {
-            return match found.tail(&segment, segment.capacity(), durable) {
-                Tail::Damaged(damage) => Err(Error::Damaged(damage)),
-                Tail::Blank | Tail::Torn { .. } => Ok(Some(*first)),
-            };
+            match found.tail(&segment, segment.capacity(), durable) {
+                Tail::Damaged(_) if successor.previous() <= durable => continue,
+                Tail::Damaged(damage) => return Err(Error::Damaged(damage)),
+                Tail::Blank | Tail::Torn { .. } => return Ok(Some(*first)),
+            }
         }
-        segment.file().sync()?;
+        segment.sync()?;
     }
     Ok(None)
 }
@@ -463,8 +467,10 @@ fn make(
     let (store, first, time) = (StoreId(id), Position::new(1), clock.now());
     let records = State::default().records(Vec::new());
     let spare = Spare::prepare(&*directory, grow::next_size(0, 0, manner.largest), manner)?;
-    let beginning = Beginning { store, first, previous: None, durable: Position::START, time, records };
-    let (segment, pen) = spare.begin(&*directory, beginning, Manner { synced: true, ..manner })?.take_name(&*directory)?;
+    let durable = Position::START;
+    let beginning = Beginning { store, first, previous: None, durable, time, records, all_durable: false };
+    let (segment, pen) =
+        spare.begin(&*directory, beginning, Manner { synced: true, ..manner })?.take_name(&*directory)?;
     let held = hold(&*directory, store, clock)?;
     let parts = Parts::new(directory.clone(), Access::Write, &[], Part::new(segment.clone()));
     let log = assemble(directory, store, parts, first, State::default(), Side::Writer(held))?;

@@ -12,6 +12,8 @@ use crate::format::header::{self, Header};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::segment::disk::{Directory, File};
 use crate::segment::map::{Access, Map};
+use crate::sync::guard;
+use crate::sync::primitive::Mutex;
 use crate::sync::primitive::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A segment that can be read, and written while it is the newest.
@@ -29,6 +31,8 @@ pub(crate) struct Segment {
     /// The last position that can stand here so far; `u64::MAX` while that is not known.
     highest: AtomicU64,
     durable: AtomicBool,
+    /// Why a sync has failed.
+    unsynced: Mutex<Option<Error>>,
 }
 
 /// The one who writes into a segment.
@@ -87,6 +91,7 @@ impl Segment {
             sealed: AtomicBool::new(false),
             highest: AtomicU64::new(u64::MAX),
             durable: AtomicBool::new(true),
+            unsynced: Mutex::new(None),
         };
         segment.seal(last);
         Ok(Arc::new(segment))
@@ -112,6 +117,7 @@ impl Segment {
             sealed: AtomicBool::new(false),
             highest: AtomicU64::new(u64::MAX),
             durable: AtomicBool::new(false),
+            unsynced: Mutex::new(None),
         };
         Ok(segment)
     }
@@ -128,6 +134,7 @@ impl Segment {
             sealed: AtomicBool::new(false),
             highest: AtomicU64::new(u64::MAX),
             durable: AtomicBool::new(false),
+            unsynced: Mutex::new(None),
         };
         segment.map.allow(end);
         segment.set_written(end);
@@ -184,6 +191,16 @@ impl Segment {
     /// Says that all of a sealed segment is on the disk.
     pub(crate) fn set_durable(&self) {
         self.durable.store(true, Ordering::Release);
+    }
+
+    /// Syncs the file. After a sync that failed all others fail, whoever asks: the kernel tells only once of what it
+    /// could not write, calls it clean, and says to the next one that all is well.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let mut unsynced = guard(&self.unsynced);
+        if let Some(error) = &*unsynced {
+            return Err(error.clone());
+        }
+        self.file().sync().inspect_err(|error| *unsynced = Some(error.clone()))
     }
 
     /// Lets bytes up to here be read, though they are not published.

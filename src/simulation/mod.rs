@@ -13,6 +13,8 @@ mod file;
 mod meddle;
 mod model;
 mod platter;
+#[cfg(test)]
+mod scenes;
 mod world;
 
 use std::fmt;

@@ -420,7 +420,8 @@ impl World {
             self.answered(attempt, answer)?;
         }
         let durable = self.open.as_ref().map_or(0, |open| open.store.durable().get());
-        ensure(self.told || durable <= self.model.head(), || format!("durable up to {durable}, behind the end"))?;
+        let known = self.told || !self.disk.is_alive() || durable <= self.model.head();
+        ensure(known, || format!("durable up to {durable}, behind the end"))?;
         self.rise(durable);
         Ok(())
     }
@@ -524,7 +525,8 @@ impl World {
     }
 
     fn begin_again(&mut self, power_cut: bool, troubled: bool) -> Check {
-        let floor = if power_cut || self.disk.has_lost_pages() { self.durable } else { self.model.head() };
+        let survives = !power_cut && !self.disk.has_lost_pages();
+        let floor = if survives { self.durable.max(self.model.head()) } else { self.durable };
         self.consumers.ended(power_cut || self.disk.has_lost_pages(), self.synced);
         self.figures.ends += 1;
         self.begin_process(power_cut)?;

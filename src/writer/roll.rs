@@ -83,6 +83,7 @@ impl Turn {
             durable: log.durable(),
             time: self.last_time,
             records,
+            all_durable: self.all_durable,
         };
         let begun = spare.begin(&*log.directory, beginning, manner)?.take_name(&*log.directory);
         let (segment, pen) = begun.map_err(|error| match error {

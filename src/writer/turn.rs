@@ -457,7 +457,7 @@ impl Unsynced {
     /// Syncs. The caller tells the turn.
     pub(crate) fn sync(&self, log: &Log) -> Result<()> {
         for segment in self.segments.iter().chain([&self.newest]) {
-            segment.file().sync()?;
+            segment.sync()?;
         }
         if self.names { log.directory.sync() } else { Ok(()) }
     }

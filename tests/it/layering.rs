@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rank of each module. It may import from its own module and from lower ranks. The guide is text.
-const RANKS: [(&str, u32); 19] = [
+const RANKS: [(&str, u32); 20] = [
     ("error", 0),
     ("id", 0),
     ("event", 0),

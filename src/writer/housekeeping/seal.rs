@@ -82,7 +82,7 @@ impl Desk {
     /// Cuts, syncs and indexes a segment. Says whether it is kept.
     fn finish(&self, part: &Part, all_kept: bool) -> bool {
         let segment = &part.segment;
-        let kept = segment.file().truncate(segment.written()).and_then(|()| segment.file().sync());
+        let kept = segment.file().truncate(segment.written()).and_then(|()| segment.sync());
         match kept.and_then(|()| self.log.directory.sync()) {
             Ok(()) => segment.set_durable(),
             Err(error) => {
