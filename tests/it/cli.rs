@@ -524,6 +524,28 @@ fn csv_is_imported_plain_and_compressed_from_a_file_and_from_standard_input() {
     }
 }
 
+/// C14. What unpacks to more than the process may have is a row that is too long.
+#[test]
+fn a_bomb_of_compressed_rows_is_one_bad_row() {
+    let scratch = Scratch::new();
+    let part = gzip(&vec![b'x'; 1 << 20]);
+    let bomb = [part.repeat(512), gzip(b"\n{\"id\":1}\n")].concat();
+    assert!(bomb.len() < 8 << 20, "{} bytes", bomb.len());
+    write(&scratch, "rows.ndjson", &bomb);
+    let import = ["import", STORE, "rows.ndjson", "--stream", "row-{id}", "--type", "row"];
+    let limited = |kibibytes: u32| {
+        let script = format!("ulimit -v {kibibytes}; exec \"$0\" \"$@\"");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_towpath")]).args(import).current_dir(scratch.path());
+        let output = shell.output().unwrap();
+        Ran::of(output.status, &output.stdout, &output.stderr)
+    };
+    let out = limited(480 << 10).says(1, "line 1: it has more than").out;
+    assert!(out.starts_with("2 rows, 1 events, 1 rejected, "), "{out}");
+    // Control: the limit is one.
+    assert_ne!(limited(8 << 10).status, Some(1));
+}
+
 #[test]
 fn an_export_can_be_imported_again() {
     let scratch = Scratch::new();

@@ -31,6 +31,7 @@ mod graph;
 mod group;
 mod group_model;
 mod hostile;
+mod hostile_names;
 mod layering;
 mod model;
 mod parallel;
