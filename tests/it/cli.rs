@@ -914,6 +914,35 @@ fn nobody_who_reads_is_no_error_and_a_full_disk_is_one() {
     assert_eq!(unheard.code(), Some(2));
 }
 
+#[test]
+fn repair_tells_what_it_would_keep_and_writes_only_when_it_is_told_to() {
+    let scratch = Scratch::new();
+    store_of_five(&scratch);
+    assert!(run(&scratch, &["repair", STORE, "--yes"]).ends(0).out.contains("nothing to repair"));
+    damage_the_third(&scratch);
+    let before = files::snapshot(scratch.path());
+    let told = run(&scratch, &["repair", STORE]);
+    assert_eq!(told.status, Some(1));
+    assert!(
+        told.out.starts_with("kept  1 to 2 (2)\nlost  3 to 3 (1)") && told.out.contains("kept  4 to 5 (2)"),
+        "{}",
+        told.out
+    );
+    let object = run(&scratch, &["repair", STORE, "--json"]);
+    assert!(object.status == Some(1) && object.out.contains("\"positions\":1"), "{}", object.out);
+    assert!(files::snapshot(scratch.path()) == before);
+    run(&scratch, &["repair", STORE, "--to", "elsewhere"]).says(2, "--yes");
+
+    let made = run(&scratch, &["repair", STORE, "--yes"]).ends(0);
+    let copy = format!("{STORE}.repaired");
+    assert!(made.out.contains(&format!("4 events are kept and 1 positions lost, in {copy}")), "{}", made.out);
+    run(&scratch, &["verify", &copy, "--deep"]).ends(0);
+    assert_eq!(run(&scratch, &["cat", &copy]).status, Some(1), "what is lost is told");
+    run(&scratch, &["append", &copy, "cart-1", "item added", "{}"]).ends(0);
+    run(&scratch, &["repair", STORE, "--yes"]).says(2, "not empty");
+    run(&scratch, &["repair", STORE, "--yes", "--to", "elsewhere", "--json"]).ends(0);
+}
+
 /// A backup beside a writer, brought up to date, and a store made of it; what is in the way is refused.
 #[test]
 fn a_backup_is_made_brought_up_to_date_and_restored() {

@@ -39,6 +39,7 @@ mod reactor;
 mod read_cost;
 mod reading;
 mod recovery;
+mod repair;
 mod replaced;
 mod retention;
 #[cfg(target_os = "linux")]
