@@ -142,6 +142,19 @@ pub enum Error {
         /// The oldest event that is kept.
         oldest: Position,
     },
+    /// A store that was opened read-only has shown events that the log does not hold any more: its writer ended before they
+    /// were on stable storage, and the one that came after it found less. Other events stand at these positions now, or will.
+    /// Only [`Durability::Os`](crate::Durability::Os), `Every`, and what had not been acknowledged yet can come to this. Lasting: drop
+    /// what came behind `kept`, open the store again, and go on there.
+    #[error(
+        "events behind position {kept} were withdrawn, up to {seen}: they were lost in a crash; drop them and open the store again"
+    )]
+    Withdrawn {
+        /// The last position that was known here.
+        seen: Position,
+        /// The last position that still is what it was.
+        kept: Position,
+    },
     /// An event cannot be read as the type asked for.
     #[error("event {} of type {type_name:?} does not decode{}: {why}", place_text(*position), field_text(field))]
     Decode {

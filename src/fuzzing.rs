@@ -631,9 +631,6 @@ impl File for NoFile {
     fn sync(&self) -> Result<()> {
         Err(Error::Closed)
     }
-    fn evict(&self) -> Result<()> {
-        Err(Error::Closed)
-    }
     fn map(&self, _: u64, _: Access) -> Result<Map> {
         Err(Error::Closed)
     }

@@ -4,8 +4,6 @@
 mod aside;
 mod backup;
 mod place;
-mod repair;
 
 pub use backup::{Backup, Restored, backup, restore};
 pub use place::Files;
-pub use repair::{Lost, Noted, PutBack, Repair, Repaired, plan_repair, repair};

@@ -32,6 +32,11 @@ pub(crate) mod word {
     pub(crate) const CLOSED: usize = 2080;
     /// The nonce of the newest segment: another file of the same name has another one.
     pub(crate) const NONCE: usize = 2088;
+    /// Twice the number of recoveries after an unclean end; one less while one is at work.
+    pub(crate) const RECOVERIES: usize = 2096;
+    /// Up to which position each of the last [`KEPT_SLOTS`] of them kept the log: that with number n in slot n modulo that.
+    pub(crate) const KEPT: usize = 3072;
+    pub(crate) const KEPT_SLOTS: u64 = 128;
 }
 
 /// Who writes.

@@ -8,6 +8,7 @@
 //! | [`dead_letters`] | something failed for good, or events are to leave the store |
 //! | [`guarantees`] | you have to know what you can rely on, and on what that rests |
 //! | [`retention`] | old events are to go |
+//! | [`beside`] | other processes are to read, beside the one that writes |
 //! | [`recovery`] | a store was not closed in good order, or opening it fails |
 //! | [`architecture`] | you want to know why it is built as it is, or to change it |
 //! | [`performance`] | you want to know where the time of an append goes, and what may hold it up |
@@ -42,6 +43,9 @@
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
+
+#[doc = include_str!("beside.md")]
+pub mod beside {}
 
 #[doc = include_str!("consuming.md")]
 pub mod consuming {}

@@ -53,6 +53,8 @@ pub(crate) struct Seen {
     writer_lives: bool,
     /// What a writer left that was gone by then: a power cut may have left more or less. Known by when it began.
     stale: Option<u64>,
+    /// So many recoveries are taken into account here.
+    known: u64,
 }
 
 /// What the lock file says, if there is a sound one. Says nothing about whether its process lives.
@@ -126,9 +128,26 @@ impl Held {
         self.store(word::CLOSED, end);
     }
 
+    /// Before a recovery replaces or removes anything that readers may know: says that the log stays what it was up to here,
+    /// and no further.
+    pub(crate) fn keeps(&self, kept: Position) {
+        let number = self.load(word::RECOVERIES).div_ceil(2).wrapping_add(1);
+        self.store(slot(number), kept.get());
+        self.store(word::RECOVERIES, number.wrapping_mul(2).wrapping_sub(1));
+    }
+
+    /// Says that the recovery is over: what is published from now on is of the log as it is now.
+    pub(crate) fn has_recovered(&self) {
+        self.store(word::RECOVERIES, self.load(word::RECOVERIES).next_multiple_of(2));
+    }
+
     /// Gives the lock back: nobody writes any more.
     pub(crate) fn release(&self) -> Result<()> {
         self.file.unlock()
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        self.map.word(at).load(Ordering::SeqCst)
     }
 
     fn store(&self, at: usize, value: u64) {
@@ -149,14 +168,58 @@ impl Seen {
             // The map below would keep the lock for as long as it lives.
             file.unlock()?;
         }
-        let mut seen = Self { map: file.map(PAGE as u64, Access::Read)?, writer_lives, stale: None };
+        let mut seen = Self { map: file.map(PAGE as u64, Access::Read)?, writer_lives, stale: None, known: 0 };
         seen.stale = (!writer_lives).then(|| seen.load(word::SINCE));
+        // One that is at work may not have come to what is read here.
+        let recoveries = seen.load(word::RECOVERIES);
+        seen.known = if writer_lives { recoveries / 2 } else { recoveries.div_ceil(2) };
         Ok(Some(seen))
+    }
+
+    /// Where a reader begins that knows nothing yet: how far the writer has come, unless it is changing something.
+    pub(crate) fn begin(&mut self) -> Option<Progress> {
+        let (progress, recoveries) = self.settled();
+        if progress.is_some() {
+            self.known = recoveries / 2;
+        }
+        progress
+    }
+
+    /// How far the writer has come, unless it is changing something, and the lowest position up to which recoveries have kept
+    /// the log since the last look.
+    pub(crate) fn look(&mut self) -> (Option<Progress>, Option<Position>) {
+        let (progress, recoveries) = self.settled();
+        (progress, self.kept_since(recoveries))
+    }
+
+    /// Whether a recovery is at work.
+    pub(crate) fn is_recovering(&self) -> bool {
+        !self.load(word::RECOVERIES).is_multiple_of(2)
+    }
+
+    /// What is published, if it is of the log as the last recovery left it, and the word on recoveries from before that.
+    fn settled(&self) -> (Option<Progress>, u64) {
+        let before = self.load(word::RECOVERIES);
+        let progress = self.progress();
+        let settled = before.is_multiple_of(2) && self.load(word::RECOVERIES) == before;
+        (progress.filter(|_| settled), before)
+    }
+
+    fn kept_since(&mut self, recoveries: u64) -> Option<Position> {
+        let (from, to) = (self.known, recoveries.div_ceil(2));
+        if to <= from {
+            return None;
+        }
+        let lowest = (from + 1..=to).take(word::KEPT_SLOTS as usize).map(|number| self.load(slot(number))).min();
+        self.known = to;
+        // Of more than it has room for nobody knows what they kept. The slots were looked at before this.
+        let overrun = self.load(word::RECOVERIES).div_ceil(2).saturating_sub(from) > word::KEPT_SLOTS;
+        if overrun { Some(Position::START) } else { lowest.map(Position::new) }
     }
 
     /// How far the writer has come that lived when this was opened, or one that came later. `None` while it begins or
     /// changes segments.
-    pub(crate) fn progress(&self) -> Option<Progress> {
+    fn progress(&self) -> Option<Progress> {
         let (nonce, segment, end) = (self.load(word::NONCE), self.load(word::SEGMENT), self.load(word::END));
         let (head, durable) = (self.load(word::HEAD), self.load(word::DURABLE));
         // The end is 0 from before the segment changes until after: an end that is not, between two looks at one nonce,
@@ -184,6 +247,11 @@ impl Seen {
     fn load(&self, at: usize) -> u64 {
         self.map.word(at).load(Ordering::SeqCst)
     }
+}
+
+/// Where the word of the recovery with this number stands.
+fn slot(number: u64) -> usize {
+    word::KEPT + (number % word::KEPT_SLOTS) as usize * 8
 }
 
 fn make(directory: &dyn Directory) -> Result<Arc<dyn File>> {
@@ -220,5 +288,61 @@ mod tests {
 
         drop(second);
         std::fs::remove_dir_all(path).unwrap();
+    }
+
+    fn directory(name: &str) -> std::sync::Arc<dyn Directory> {
+        let path = std::env::temp_dir().join(format!("towpath-lock-{name}-{}", std::process::id()));
+        RealDisk.directory(&path, true).unwrap()
+    }
+
+    #[test]
+    fn a_reader_is_told_the_lowest_position_that_was_kept_since_it_looked() {
+        let directory = directory("kept");
+        let holder = Holder { pid: 1, store: StoreId([7; 16]), since: Timestamp::from_nanos(5) };
+        let held = Held::take(&*directory, &holder).unwrap();
+        let progress = Progress {
+            segment: Position::new(1),
+            nonce: Nonce(1),
+            end: 4144,
+            head: Position::START,
+            durable: Position::START,
+        };
+        held.publish(progress);
+        let mut seen = Seen::open(&*directory).unwrap().unwrap();
+        assert_eq!((seen.begin(), seen.look()), (Some(progress), (Some(progress), None)));
+
+        // While it is at work nothing that is published counts.
+        held.keeps(Position::new(50));
+        assert!(seen.is_recovering());
+        assert_eq!(seen.look(), (None, Some(Position::new(50))));
+        held.has_recovered();
+        assert_eq!(seen.look(), (Some(progress), None));
+
+        // One that was cut short, and the next.
+        held.keeps(Position::new(30));
+        held.keeps(Position::new(40));
+        held.has_recovered();
+        assert_eq!(seen.look(), (Some(progress), Some(Position::new(30))));
+
+        // As many as are remembered, and one more.
+        for more in [0, 1] {
+            for number in 0..word::KEPT_SLOTS + more {
+                held.keeps(Position::new(1_000 - number));
+                held.has_recovered();
+            }
+            let lowest = if more == 0 { 1_001 - word::KEPT_SLOTS } else { 0 };
+            assert_eq!(seen.look().1, Some(Position::new(lowest)));
+        }
+
+        // Who opens it meanwhile takes the one at work for one that is to come.
+        held.keeps(Position::new(7));
+        let mut late = Seen::open(&*directory).unwrap().unwrap();
+        assert_eq!(late.begin(), None);
+        held.has_recovered();
+        assert_eq!(late.look(), (Some(progress), Some(Position::new(7))));
+        let mut later = Seen::open(&*directory).unwrap().unwrap();
+        assert_eq!((later.begin(), later.look().1), (Some(progress), None));
+        drop(held);
+        std::fs::remove_dir_all(directory.path()).unwrap();
     }
 }

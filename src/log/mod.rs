@@ -14,6 +14,7 @@ pub(crate) mod reader;
 pub(crate) mod recover;
 pub(crate) mod retain;
 pub(crate) mod scan;
+pub(crate) mod shown;
 pub(crate) mod split;
 pub(crate) mod state;
 pub(crate) mod terms;
@@ -26,9 +27,10 @@ use crate::id::{Position, Revision, StoreId};
 use crate::log::cost::Costs;
 use crate::log::counts::Counts;
 use crate::log::heads::{Heads, Known};
-use crate::log::lock::{Held, Progress, Seen};
+use crate::log::lock::{Held, Progress};
 use crate::log::parts::{Part, Parts, read_header};
 use crate::log::scan::{AtDamage, scan};
+use crate::log::shown::Shown;
 use crate::log::state::State;
 use crate::segment::Segment;
 use crate::segment::disk::Directory;
@@ -64,8 +66,8 @@ pub(crate) struct Log {
 pub(crate) enum Side {
     /// The one writer.
     Writer(Held),
-    /// A reader, with the lock file by which it follows this writer or one that comes later. `None`: there is no such file.
-    Reader(Mutex<Option<Seen>>),
+    /// A reader, with the lock file by which it follows this writer or one that comes later.
+    Reader(Arc<Shown>),
 }
 
 impl Log {
@@ -135,20 +137,30 @@ impl Log {
 
     /// On the reading side: takes in what the writer in another process has published since.
     pub(crate) fn refresh(&self) -> Result<()> {
-        let Side::Reader(seen) = &self.side else { return Ok(()) };
-        let mut seen = guard(seen);
-        if seen.is_none() {
-            *seen = Seen::open(&*self.directory)?;
+        match &self.side {
+            Side::Reader(shown) => shown.refresh(&*self.directory, |progress| self.follow(shown, progress)),
+            Side::Writer(_) => Ok(()),
         }
-        match seen.as_ref().and_then(Seen::progress) {
-            Some(progress) => self.follow(progress),
-            None => Ok(()),
+    }
+
+    /// Whether what readers here were shown still holds, as far as is known.
+    pub(crate) fn check_shown(&self) -> Result<()> {
+        match &self.side {
+            Side::Reader(shown) => shown.check(),
+            Side::Writer(_) => Ok(()),
+        }
+    }
+
+    /// Says to readers of other processes that what is published from now on is of the log as recovery left it.
+    pub(crate) fn has_recovered(&self) {
+        if let Side::Writer(held) = &self.side {
+            held.has_recovered();
         }
     }
 
     /// Whether a writer held the store when this side was opened for reading.
     pub(crate) fn follows_a_writer(&self) -> bool {
-        matches!(&self.side, Side::Reader(seen) if guard(seen).as_ref().is_some_and(Seen::writer_lives))
+        matches!(&self.side, Side::Reader(shown) if shown.writer_lives())
     }
 
     /// The control state as of now.
@@ -190,7 +202,7 @@ impl Log {
         Ok(known)
     }
 
-    fn follow(&self, progress: Progress) -> Result<()> {
+    fn follow(&self, shown: &Shown, progress: Progress) -> Result<()> {
         // Listed once for all that follow: there may be thousands, and the writer goes on meanwhile.
         let mut firsts = Vec::new();
         while self.parts.newest().segment.first() < progress.segment {
@@ -207,6 +219,7 @@ impl Log {
                 // The writer went on and let go of all that was known here.
                 let sealed = firsts.partition_point(|first| *first < progress.segment);
                 let part = Part::new(open_newest(&*self.directory, progress.segment)?);
+                shown.knows(progress.segment.previous());
                 self.parts.begin_anew(&firsts[..sealed], part);
                 newest.segment.seal(self.head());
                 break;
@@ -224,6 +237,7 @@ impl Log {
             }
             newest.segment.allow(previous.end);
             newest.segment.set_written(previous.end);
+            shown.knows(first.previous());
             self.parts.push(Part::new(following));
             newest.segment.seal(first.previous());
         }
@@ -238,6 +252,7 @@ impl Log {
             newest.segment.set_last(progress.head);
             newest.segment.set_written(progress.end);
             self.durable.fetch_max(progress.durable.get(), Ordering::AcqRel);
+            shown.knows(progress.head);
             self.head.raise(progress.head.get());
         }
         Ok(())

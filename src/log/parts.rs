@@ -10,6 +10,7 @@ use crate::id::{Position, StoreId};
 use crate::log::checked::Unsound;
 use crate::log::index::Index;
 use crate::log::scan::data_end;
+use crate::log::shown::Shown;
 use crate::log::tiers::file::Tier;
 use crate::log::tiers::search::Search;
 use crate::log::tiers::{Covering, FAN_IN, Tiers};
@@ -42,6 +43,8 @@ pub(crate) struct Parts {
     newest: RwLock<Arc<Part>>,
     recent: Mutex<VecDeque<Arc<Part>>>,
     pub(crate) tiers: Tiers,
+    /// On the reading side: what tells whether a file is still one of this log.
+    shown: Option<Arc<Shown>>,
 }
 
 #[derive(Debug)]
@@ -77,7 +80,13 @@ impl Parts {
             newest: RwLock::new(newest),
             recent: Mutex::new(VecDeque::new()),
             tiers: Tiers::default(),
+            shown: None,
         }
+    }
+
+    /// The same parts beside a writer in another process.
+    pub(crate) fn shown_by(self, shown: Arc<Shown>) -> Self {
+        Self { shown: Some(shown), ..self }
     }
 
     pub(crate) fn newest(&self) -> Arc<Part> {
@@ -276,7 +285,12 @@ impl Parts {
             return Ok(part);
         }
         let Some(next) = next else { return Ok(self.newest()) };
-        let segment = self.open_sealed(slot.first, next)?;
+        let opened = self.open_sealed(slot.first, next);
+        if let Some(shown) = &self.shown {
+            // Recovery may have put another file in its place.
+            shown.check_now()?;
+        }
+        let segment = opened?;
         if segment.is_lost() {
             self.find_oldest()?;
             let oldest = self.oldest();

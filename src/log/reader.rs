@@ -310,6 +310,7 @@ impl Reader {
 
     fn start(&mut self) -> Result<()> {
         self.course = Course::Over;
+        self.log.check_shown()?;
         let oldest = self.log.oldest();
         if self.from > Position::START && self.from < oldest {
             return Err(Error::Expired { asked: self.from, oldest });

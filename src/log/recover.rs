@@ -16,6 +16,7 @@ use crate::log::lock::{Held, Left, Progress, Seen};
 use crate::log::parts::{Part, Parts, read_header};
 use crate::log::retain;
 use crate::log::scan::{AtDamage, Scan, Tail, data_end, scan};
+use crate::log::shown::Shown;
 use crate::log::state::State;
 use crate::log::{Log, Side};
 use crate::segment::disk::{Directory, Disk, File, Prepared};
@@ -33,11 +34,17 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 /// The smallest piece of a file that a disk writes whole.
 const SECTOR: usize = 512;
 
+/// What the names of files end in that were never finished.
+const IN_THE_MAKING: [&str; 4] = [".idx.tmp", ".tier.tmp", ".heads.tmp", ".seg.tmp"];
+
 /// How much of a file is looked at in one go.
 const COPIED_AT_ONCE: usize = 1 << 20;
 
 /// So often a reader looks again when it comes while a writer begins or changes segments, which is a few stores.
 const CHANGES_PASS: u32 = 1_000;
+
+/// So often, a millisecond apart, it looks again while a recovery is at work. One that takes longer is not waited for.
+const RECOVERIES_PASS: u32 = 2_000;
 
 /// So often a reader tries again, a millisecond apart, when files changed under its eyes: beside a writer, and without.
 const FAILURES_PASS: u32 = 500;
@@ -88,6 +95,10 @@ struct Newest {
     scan: Scan,
     /// The segments before it.
     firsts: Vec<Position>,
+    /// The segments behind it, latest first: copied to `quarantine/`, and to be removed.
+    gone: Vec<Position>,
+    /// Whether everything in its file is known to be on the disk.
+    durable: bool,
 }
 
 /// Opens a store for its one writer.
@@ -122,9 +133,7 @@ fn recover(
 ) -> Result<Opened> {
     let mut recovery = Recovery::default();
     let newest = find_newest(&*directory, firsts, left, &mut recovery)?;
-    let is_temporary = |name: &&String| {
-        *name == SPARE_NAME || [".idx.tmp", ".tier.tmp", ".heads.tmp"].iter().any(|end| name.ends_with(end))
-    };
+    let is_temporary = |name: &&String| *name == SPARE_NAME || IN_THE_MAKING.iter().any(|end| name.ends_with(end));
     for name in names.iter().filter(is_temporary) {
         directory.remove(name)?;
     }
@@ -145,15 +154,27 @@ fn recover(
         let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
         let log = assemble(directory, store, parts, next, state, Side::Writer(held))?;
         log.publish(&segment, end, next.previous());
+        log.has_recovered();
         return Ok(Opened { log, pen, next, last_crc, last_time, recovery });
     }
 
-    // After an unclean end: what is whole is made to last, and writing goes on in a new segment, so that pages which the
-    // kernel holds for clean though they never reached the disk are not written around.
+    // After an unclean end. Readers of other processes hear what is kept before any file is another one.
+    let held = hold(&*directory, store, clock)?;
+    held.keeps(next.previous());
+    for first in &newest.gone {
+        remove_segment(&*directory, *first)?;
+    }
+    // What is whole is made to last, and writing goes on in a new segment.
     let has_events = next > first;
     let (previous, sealed) = if has_events {
-        newest.segment.file().truncate(end)?;
-        newest.segment.sync()?;
+        match write_again(&*directory, &newest.segment, end, last_crc) {
+            // All of it is on the disk, and nothing that anybody was shown is cut.
+            Err(Error::DiskFull { .. }) if newest.durable => {
+                newest.segment.file().truncate(end)?;
+                newest.segment.sync()?;
+            }
+            written => written?,
+        }
         let mut sealed = sealed;
         sealed.push(first);
         (Some(Previous { first, end, last_crc }), sealed)
@@ -167,10 +188,10 @@ fn recover(
     let beginning = Beginning { store, first: next, previous, durable, time, records, all_durable: true };
     let synced = Manner { synced: true, ..manner };
     let (segment, pen) = spare.begin(&*directory, beginning, synced)?.take_name(&*directory)?;
-    let held = hold(&*directory, store, clock)?;
     let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
     let log = assemble(directory, store, parts, next, state, Side::Writer(held))?;
     log.publish(&segment, segment.written(), next.previous());
+    log.has_recovered();
     Ok(Opened { log, pen, next, last_crc: 0, last_time: time, recovery })
 }
 
@@ -184,6 +205,7 @@ fn find_newest(
 ) -> Result<Newest> {
     check_newest_is_there(directory, left, &firsts)?;
     let mut durable = Position::START;
+    let mut gone = Vec::new();
     loop {
         let Some(first) = firsts.pop() else {
             return Err(Error::not_a_store(directory.path(), "none of its segments has a sound beginning"));
@@ -191,10 +213,6 @@ fn find_newest(
         let name = header::file_name(first);
         let closed = left.filter(|left| left.progress.segment == first && recovery.quarantined.is_empty());
         let closed = closed.and_then(|left| left.closed);
-        if closed.is_none() {
-            // A failed sync leaves bytes in the cache that never reached the disk, and the kernel calls them clean.
-            directory.open(&name, Access::Read)?.evict()?;
-        }
         let file = directory.open(&name, Access::Read)?;
         let blank = is_unfinished(directory, &name, &*file)?;
         if blank && !firsts.is_empty() {
@@ -202,6 +220,7 @@ fn find_newest(
                 return Err(Error::not_a_store(&directory.path().join(&name), "its header is blank"));
             }
             quarantine_whole(directory, first, recovery)?;
+            gone.push(first);
             continue;
         }
         let segment = Segment::open(directory, first, Access::Write, None)?;
@@ -224,6 +243,7 @@ fn find_newest(
                 return Err(Error::not_a_store(&directory.path().join(&name), "its control state is missing"));
             }
             quarantine_whole(directory, first, recovery)?;
+            gone.push(first);
             continue;
         };
         let oldest = found.state.oldest();
@@ -234,18 +254,19 @@ fn find_newest(
         let sure = clean || found.durable >= first.previous();
         if !sure && let Some(cut) = cut_before(directory, &before, &segment, durable, recovery)? {
             // Without syncs a power cut may take earlier pages and leave later ones: everything behind the gap goes.
-            quarantine_whole(directory, first, recovery)?;
             let behind = firsts.split_off(firsts.partition_point(|first| *first <= cut));
-            for first in behind.into_iter().rev() {
+            for first in [first].into_iter().chain(behind.into_iter().rev()) {
                 quarantine_whole(directory, first, recovery)?;
+                gone.push(first);
             }
             continue;
         }
         recovery.clean = clean;
+        let durable = durable >= found.next.previous() && matches!(tail, Tail::Blank);
         if let Tail::Torn { end } = tail {
             quarantine(directory, &segment, found.end, end, recovery)?;
         }
-        return Ok(Newest { segment, scan: found, firsts: before });
+        return Ok(Newest { segment, scan: found, firsts: before, gone, durable });
     }
 }
 
@@ -341,7 +362,6 @@ fn cut_before(
     let from = firsts.partition_point(|first| *first <= durable).saturating_sub(1);
     let mut successors = firsts[from..].iter().skip(1).copied().chain([newest.first()]);
     for first in &firsts[from..] {
-        directory.open(&header::file_name(*first), Access::Read)?.evict()?;
         let successor = successors.next().unwrap_or(newest.first());
         let name = header::file_name(successor);
         if is_unfinished(directory, &name, &*directory.open(&name, Access::Read)?)? {
@@ -366,67 +386,123 @@ fn cut_before(
                 Tail::Blank | Tail::Torn { .. } => return Ok(Some(*first)),
             }
         }
-        segment.sync()?;
+        write_again(directory, &segment, found.end, found.last_crc)?;
     }
     Ok(None)
 }
 
+/// Makes the frames of a segment last that were found whole up to `end`: by a new file in the place of the old one.
+///
+/// After a failed sync the kernel shows bytes that never reached the disk, and calls them clean: syncing that file would do
+/// nothing. And a file that is cut kills those who have mapped it and read behind the cut. A copy has neither fault.
+fn write_again(directory: &dyn Directory, segment: &Segment, end: u64, last_crc: u32) -> Result<()> {
+    let temporary = format!("{}.tmp", segment.name());
+    directory.remove(&temporary)?;
+    let file = directory.create(&temporary)?;
+    let written = file.allocate(end, Prepared::Allocated).and_then(|()| {
+        each_piece(segment.file(), 0, end, |bytes, at| file.write_at(bytes, at).map(|()| true))?;
+        file.sync()
+    });
+    let checked = written.and_then(|()| {
+        // The kernel may have dropped such bytes since they were found whole.
+        let copy = Segment::open_as(directory, &temporary, segment.first(), Access::Read, None)?;
+        copy.allow(end);
+        let found = scan(&copy, end, AtDamage::Stop)?;
+        if (found.end, found.last_crc) == (end, last_crc) {
+            return Ok(());
+        }
+        let why = "it changed while it was read; try again";
+        Err(Error::io("copy", &directory.path().join(segment.name()), std::io::Error::other(why)))
+    });
+    if let Err(error) = checked {
+        // Room is what may be short of.
+        directory.remove(&temporary)?;
+        return Err(error);
+    }
+    directory.rename(&temporary, segment.name())?;
+    directory.sync()
+}
+
 /// Keeps bytes that are about to be cut off.
 fn quarantine(directory: &dyn Directory, segment: &Segment, from: u64, to: u64, recovery: &mut Recovery) -> Result<()> {
-    let bytes = segment.bytes(from, to);
-    let file =
-        keep(directory, &format!("{}-{from}", segment.name()), bytes.len() as u64, |kept| kept.write_at(bytes, 0))?;
+    let length = segment.bytes(from, to).len() as u64;
+    let file = keep(directory, &format!("{}-{from}", segment.name()), segment.file(), from, length)?;
     let quarantined = Quarantined { segment: segment.name().to_owned(), offset: from, length: to - from, file };
     recovery.quarantined.push(quarantined);
     Ok(())
 }
 
-/// Keeps what a segment holds that never became part of the log, and removes it.
+/// Keeps what a segment holds that never became part of the log, and is about to be removed.
 fn quarantine_whole(directory: &dyn Directory, first: Position, recovery: &mut Recovery) -> Result<()> {
     let name = header::file_name(first);
     let file = directory.open(&name, Access::Read)?;
     let length = used(&*file)?;
-    let mut bytes = vec![0; COPIED_AT_ONCE];
-    let kept = keep(directory, &format!("{name}-whole"), length, |kept| {
-        let mut at = 0;
-        while at < length {
-            let read = file.read_at(&mut bytes, at)?.min((length - at) as usize);
-            kept.write_at(&bytes[..read], at)?;
-            at += COPIED_AT_ONCE as u64;
-        }
-        Ok(())
-    })?;
-    directory.remove(&header::index_name(first))?;
-    directory.remove(&name)?;
-    directory.sync()?;
+    let kept = keep(directory, &format!("{name}-whole"), &*file, 0, length)?;
     recovery.quarantined.push(Quarantined { segment: name, offset: 0, length, file: kept });
     Ok(())
 }
 
-/// Makes a file in `quarantine/` under a name of its own, so that nothing kept before is lost. Gives its name.
-fn keep(
-    directory: &dyn Directory,
-    stem: &str,
-    length: u64,
-    write: impl FnOnce(&dyn File) -> Result<()>,
-) -> Result<String> {
+fn remove_segment(directory: &dyn Directory, first: Position) -> Result<()> {
+    directory.remove(&header::index_name(first))?;
+    directory.remove(&header::file_name(first))?;
+    directory.sync()
+}
+
+/// Copies a stretch of a file to one in `quarantine/` under a name of its own, so that nothing kept before is lost. Gives its
+/// name. What an opening that failed has kept already is not kept again.
+fn keep(directory: &dyn Directory, stem: &str, from: &dyn File, start: u64, length: u64) -> Result<String> {
     let folder = directory.subdirectory(QUARANTINE)?;
     let taken = folder.names()?;
     let mut name = stem.to_owned();
     let mut number = 0;
-    while taken.contains(&name) {
-        number += 1;
-        name = format!("{stem}-{number}");
+    let mut is_kept = false;
+    while !is_kept && taken.contains(&name) {
+        is_kept = is_copy(&*folder.open(&name, Access::Read)?, from, start, length)?;
+        if !is_kept {
+            number += 1;
+            name = format!("{stem}-{number}");
+        }
     }
-    let kept = folder.create(&name)?;
-    if length > 0 {
+    let kept = if is_kept { folder.open(&name, Access::Write)? } else { folder.create(&name)? };
+    if !is_kept && length > 0 {
         kept.allocate(length, Prepared::Allocated)?;
-        write(&*kept)?;
+        each_piece(from, start, length, |bytes, at| kept.write_at(bytes, at).map(|()| true))?;
     }
     kept.sync()?;
     folder.sync()?;
     directory.sync()?;
     Ok(name)
+}
+
+/// Whether a file holds just this stretch of another one.
+fn is_copy(kept: &dyn File, from: &dyn File, start: u64, length: u64) -> Result<bool> {
+    let mut there = vec![0; COPIED_AT_ONCE];
+    Ok(kept.len()? == length
+        && each_piece(from, start, length, |bytes, at| {
+            let read = kept.read_at(&mut there[..bytes.len()], at)?;
+            Ok(there[..read] == *bytes)
+        })?)
+}
+
+/// Reads a stretch of a file piece by piece, as long as it is wanted. Each comes with its place in the stretch. Says whether all
+/// of them were.
+fn each_piece(
+    file: &dyn File,
+    start: u64,
+    length: u64,
+    mut take: impl FnMut(&[u8], u64) -> Result<bool>,
+) -> Result<bool> {
+    let mut bytes = vec![0; COPIED_AT_ONCE.min(usize::try_from(length).unwrap_or(COPIED_AT_ONCE))];
+    let mut at = 0;
+    while at < length {
+        let most = bytes.len().min(usize::try_from(length - at).unwrap_or(bytes.len()));
+        let read = file.read_at(&mut bytes[..most], start + at)?;
+        if read == 0 || !take(&bytes[..read], at)? {
+            return Ok(read == 0);
+        }
+        at += read as u64;
+    }
+    Ok(true)
 }
 
 /// Behind the last byte of a file that is not zero.
@@ -485,12 +561,17 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
     // A writer may begin a segment, or end, between two looks; a few looks settle it.
     let (mut looks, mut failures) = (0, 0);
     loop {
-        let seen = Seen::open(&*directory)?;
-        let progress = seen.as_ref().and_then(Seen::progress);
+        let mut seen = Seen::open(&*directory)?;
+        let progress = seen.as_mut().and_then(Seen::begin);
         looks += 1;
         let lives = seen.as_ref().is_some_and(Seen::writer_lives);
         if lives && progress.is_none() && looks < CHANGES_PASS {
             thread::yield_now();
+            continue;
+        }
+        let recovering = lives && seen.as_ref().is_some_and(Seen::is_recovering);
+        if recovering && looks < CHANGES_PASS + RECOVERIES_PASS {
+            thread::sleep(std::time::Duration::from_millis(1));
             continue;
         }
         match read_newest(&*directory, progress) {
@@ -501,8 +582,10 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
                 let store = segment.header.store;
                 let next = found.next;
                 let durable = progress.map_or(found.durable, |progress| progress.durable);
+                let shown = Arc::new(Shown::new(seen, next.previous().max(segment.first().previous())));
                 let parts = Parts::new(directory.clone(), Access::Read, firsts, Part::new(Arc::new(segment)));
-                let log = assemble(directory, store, parts, next, found.state, Side::Reader(Mutex::new(seen)))?;
+                let parts = parts.shown_by(shown.clone());
+                let log = assemble(directory, store, parts, next, found.state, Side::Reader(shown))?;
                 log.durable.store(durable.get(), Ordering::Release);
                 return Ok((log, recovery));
             }

@@ -100,8 +100,6 @@ pub(crate) trait File: Send + Sync + Debug {
     fn truncate(&self, len: u64) -> Result<()>;
     /// Makes the contents last. An error is final: what was not written yet may be lost.
     fn sync(&self) -> Result<()>;
-    /// Drops the file's clean pages from the cache, so that reading shows what the disk has.
-    fn evict(&self) -> Result<()>;
     fn map(&self, len: u64, access: Access) -> Result<Map>;
     /// What the operating system knows it by, where it does.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -424,16 +422,6 @@ impl File for RealFile {
 
     fn sync(&self) -> Result<()> {
         self.io("sync", self.handle.sync_data())
-    }
-
-    fn evict(&self) -> Result<()> {
-        #[cfg(target_os = "linux")]
-        self.io("evict", rustix::fs::fadvise(&self.handle, 0, None, rustix::fs::Advice::DontNeed))?;
-        Ok(())
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.handle.as_fd())
     }
 
     fn map(&self, len: u64, access: Access) -> Result<Map> {

@@ -7,7 +7,8 @@
 //!   written to the file, and is read with Acquire before a slice is made. Nothing is ever written through a map but
 //!   live words (M4).
 //! - **M3** Another process must not change what is mapped below `readable`, nor cut the file there. The writer keeps to
-//!   M2, holds the lock of the store, and cuts files only behind their last frame. A third party that truncates a mapped
+//!   M2, holds the lock of the store, and cuts files only behind their last frame. Recovery cuts none that may have been
+//!   read further: it puts another file in its place. A third party that truncates a mapped
 //!   file makes the kernel end the process with SIGBUS; no memory map can prevent that.
 //! - **M4** The live words of a lock file are reached only through [`Map::word`], as whole aligned `u64` atomics, and lie
 //!   above `readable`, so no slice covers them.

@@ -63,7 +63,6 @@ pub(super) enum Kind {
     DirectorySync,
     Allocate,
     Store,
-    Evict,
     Read,
 }
 
@@ -90,8 +89,6 @@ pub enum Weakness {
     NoSync,
     /// Syncing a directory does nothing.
     NoDirectorySync,
-    /// Pages that the kernel wrongly calls clean stay in the cache: as if recovery did not evict them.
-    NoEvict,
     /// After a power cut every frame is given a checksum that fits: as if nobody looked at checksums.
     NoChecksums,
     /// After a power cut a commit that was cut short is closed with what there is of it: as if recovery kept torn tails.

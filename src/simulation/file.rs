@@ -154,15 +154,6 @@ impl File for SimFile {
         self.told("sync", self.sync_now())
     }
 
-    fn evict(&self) -> Result<()> {
-        let evict = || -> io::Result<()> {
-            let (mut state, _never) = self.act(Kind::Evict)?;
-            let spared = state.weakness == Some(Weakness::NoEvict);
-            if spared { Ok(()) } else { state.platter.inodes[self.inode].evict() }
-        };
-        self.told("evict", evict())
-    }
-
     fn map(&self, len: u64, access: Access) -> Result<Map> {
         let map = || -> io::Result<Map> {
             let mut state = self.hold.look()?;

@@ -105,10 +105,13 @@ impl Store {
     }
 
     /// Opens a store for reading, beside a writer in this or another process, or without one. Holds no lock (it tries
-    /// that of `LOCK` for an instant, to see whether a writer lives) and changes nothing. What the writer publishes later shows up in [`head`](Store::head), in new readers, and in cursors.
+    /// that of `LOCK` for an instant, to see whether a writer lives) and changes nothing. What the writer publishes later shows up in
+    /// [`head`](Store::head), in new readers, and in cursors, and so does what the next writer does when this one has ended, however
+    /// it did. The guide's page [`beside`](crate::guide::beside) tells what a reader may meet.
     ///
     /// # Errors
-    /// As [`open`](Store::open), but for the lock. Damage in the newest segment is told by readers instead.
+    /// As [`open`](Store::open), but for the lock. Damage in the newest segment is told by readers instead. Later, each read and each
+    /// cursor of this store may say [`Error::Withdrawn`], and from then on nothing else.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
         options::open_read_only(path.as_ref())
     }
@@ -128,7 +131,8 @@ impl Store {
         &self.inner.recovery
     }
 
-    /// The position of the last event that readers see; [`Position::START`] in an empty store.
+    /// The position of the last event that readers see; [`Position::START`] in an empty store. Beside a writer in another process
+    /// it stands still once something that was shown here was [withdrawn](Error::Withdrawn); reads tell.
     pub fn head(&self) -> Position {
         self.look();
         self.inner.log.head()
@@ -220,7 +224,7 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`] when it is, [`Error::Expired`] when it is not kept any more.
     pub fn event(&self, position: Position) -> Result<Option<Event<'static>>> {
-        let (log, head) = (&self.inner.log, self.head());
+        let (log, head) = (&self.inner.log, self.head_now()?);
         if position == Position::START || position > head {
             return Ok(None);
         }
@@ -242,7 +246,7 @@ impl Store {
         if revision == Revision::ABSENT {
             return Ok(None);
         }
-        let (log, head) = (&self.inner.log, self.head());
+        let (log, head) = (&self.inner.log, self.head_now()?);
         match log.costs.of(|| walk::by_revision(log, stream, revision, head))? {
             Some((part, Step::Event { offset, len, .. })) => Ok(Some(owned(&part, offset, len))),
             Some((_, Step::Damaged(damage))) => Err(Error::Damaged(*damage)),
@@ -260,7 +264,7 @@ impl Store {
             EventId::Place { store, position } if *store == self.id() => self.event(*position),
             EventId::Place { .. } => Ok(None),
             EventId::Own(id) => {
-                let (log, head) = (&self.inner.log, self.head());
+                let (log, head) = (&self.inner.log, self.head_now()?);
                 let found = log.costs.of(|| walk::latest(log, Kind::Id, &id.to_be_bytes(), head))?;
                 Ok(found.map(|(part, offset, len)| owned(&part, offset, len)))
             }
@@ -272,7 +276,7 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`] when its last event may stand in a damaged stretch. When a segment cannot be opened.
     pub fn revision(&self, stream: &str) -> Result<Revision> {
-        view::revision(&self.inner.log, stream, self.head())
+        view::revision(&self.inner.log, stream, self.head_now()?)
     }
 
     pub(crate) fn read_filtered(&self, filter: Filter) -> Reader {
@@ -288,6 +292,12 @@ impl Store {
     /// The writer, or why there is none.
     pub(crate) fn writer(&self) -> Result<&Writer> {
         self.inner.writer.as_ref().ok_or(Error::ReadOnly { why: "it was opened read-only" })
+    }
+
+    /// The head, unless what was shown here is not in the log any more.
+    fn head_now(&self) -> Result<Position> {
+        let head = self.head();
+        self.inner.log.check_shown().map(|()| head)
     }
 
     /// On the reading side, takes in what is new. What cannot be read now will be told by whoever reads it.

@@ -14,7 +14,7 @@ use crate::support::helper::Helper;
 use crate::support::{Scratch, child, files, small};
 
 /// Events of one commit, over as many streams.
-const COMMIT: u64 = 3;
+pub(crate) const COMMIT: u64 = 3;
 /// Tags are numbered modulo this.
 const TAGS: u64 = 7;
 /// So many events fill a dozen segments.
@@ -27,7 +27,7 @@ fn rounds() -> u32 {
     std::env::var("TOWPATH_BESIDE").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
 }
 
-fn helper(role: &str, store: &Path) -> Helper {
+pub(crate) fn helper(role: &str, store: &Path) -> Helper {
     Helper::start("beside::child_of_these_tests", role, store)
 }
 
@@ -50,7 +50,7 @@ fn child_of_these_tests() {
 // The writer.
 
 /// The event at a position bears its number in all that it can be found by.
-fn append(store: &Store) -> Position {
+pub(crate) fn append(store: &Store) -> Position {
     let next = store.head().next().get();
     let mut commit = Commit::new();
     for position in next..next + COMMIT {
@@ -62,11 +62,11 @@ fn append(store: &Store) -> Position {
     store.commit(&commit).unwrap().last()
 }
 
-fn stream(position: u64) -> String {
+pub(crate) fn stream(position: u64) -> String {
     format!("cart-{}", position % COMMIT)
 }
 
-fn revision(position: u64) -> Revision {
+pub(crate) fn revision(position: u64) -> Revision {
     Revision::new((position - 1) / COMMIT + 1)
 }
 
@@ -96,7 +96,7 @@ fn write(path: &Path) {
 // The readers.
 
 /// Whether an event is what was appended at its position.
-fn check(event: &Event<'_>) -> Result<u64, String> {
+pub(crate) fn check(event: &Event<'_>) -> Result<u64, String> {
     let position = event.position().get();
     let is_right = event.payload().get(..8) == Some(&position.to_le_bytes())
         && event.payload().len() == 200
