@@ -4,6 +4,8 @@
 mod aside;
 mod backup;
 mod place;
+mod repair;
 
 pub use backup::{Backup, Restored, backup, restore};
 pub use place::Files;
+pub use repair::{Lost, Noted, PutBack, Repair, Repaired, plan_repair, repair};

@@ -89,6 +89,18 @@ pub(crate) fn find(bytes: &[u8], nonce: Nonce) -> Found<'_> {
     }
 }
 
+/// The nonce of the segment in which the bytes at the start of these would be a whole frame. Any bytes have one.
+pub(crate) fn nonce_of(bytes: &[u8]) -> Option<Nonce> {
+    let len = claimed_len(bytes) as usize;
+    let frame = Frame { bytes: bytes.get(..len).filter(|_| len >= HEADER)? };
+    Some(Nonce(crate::format::crc_seed(frame.crc(), &frame.bytes[CRC.end..]) ^ len as u32))
+}
+
+/// Whether the flags that would stand here say that the commit goes on. The bytes are at least [`HEADER`].
+pub(crate) fn peek_has_more(bytes: &[u8]) -> bool {
+    u16_at(bytes, FLAGS.start) & flag::MORE != 0
+}
+
 /// The position that would stand here if this were a frame; `None` where the bytes are too few.
 pub(crate) fn peek_position(bytes: &[u8]) -> Option<Position> {
     (bytes.len() >= HEADER).then(|| Position::new(u64_at(bytes, POSITION.start)))
@@ -130,6 +142,12 @@ impl<'a> Frame<'a> {
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Appends its bytes, and the padding.
+    pub(crate) fn put_into(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.bytes);
+        out.resize(out.len() + self.stride() - self.len(), 0);
     }
 
     /// Bytes to the next frame.

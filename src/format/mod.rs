@@ -46,6 +46,16 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+/// The seed from which [`crc`] over these bytes comes out as `sum`: there is exactly one.
+pub(crate) fn crc_seed(sum: u32, bytes: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0xedb8_8320;
+    // What a seed adds to the sum of zeroes is shifted by one bit for each that follows; this shifts it back.
+    (0..bytes.len() * 8).fold(sum ^ crc(0, bytes), |seed, _| match seed >> 31 {
+        0 => seed << 1,
+        _ => (seed ^ POLYNOMIAL) << 1 | 1,
+    })
+}
+
 /// The CRC-32 of some bytes, going on from `seed`.
 #[inline]
 pub(crate) fn crc(seed: u32, bytes: &[u8]) -> u32 {

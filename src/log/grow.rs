@@ -142,7 +142,8 @@ fn encode_state(beginning: &Beginning, nonce: Nonce) -> Vec<u8> {
     out
 }
 
-fn random_nonce(directory: &dyn Directory) -> Result<Nonce> {
+/// A number that no other segment is likely to have.
+pub(crate) fn random_nonce(directory: &dyn Directory) -> Result<Nonce> {
     let mut bytes = [0; 4];
     directory.random(&mut bytes)?;
     Ok(Nonce(u32::from_le_bytes(bytes) | 1))

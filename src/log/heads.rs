@@ -215,6 +215,35 @@ impl<'a> All<'a> {
     }
 }
 
+/// Writes a heads file again under the same name in another directory, with what can be read of it, and with what is known of
+/// `streams` otherwise.
+pub(crate) fn salvage(
+    from: &dyn Directory,
+    to: &dyn Directory,
+    (store, first, end): (StoreId, Position, Position),
+    mut streams: BTreeMap<Vec<u8>, Revision>,
+) -> Result<()> {
+    let file = match HeadsFile::open(from, store, first, end) {
+        Ok(file) => Some(file),
+        Err(Error::NotAStore { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    for number in 0..file.as_ref().map_or(0, |file| file.head.pages) {
+        let page = match file.as_ref().map(|file| file.page(number)) {
+            Some(Ok(page)) => page,
+            Some(Err(Error::Damaged(_))) | None => continue,
+            Some(Err(error)) => return Err(error),
+        };
+        let mut on_page = Streams::of(page);
+        while let Some((name, revision)) = on_page.next() {
+            streams.insert(name.to_vec(), revision);
+        }
+    }
+    let mut source = streams.into_iter();
+    write(to, store, first, end, || Ok(source.next()))?;
+    Ok(())
+}
+
 /// Collects where streams stand in segments that are let go of, and makes files of it.
 #[derive(Debug)]
 pub(crate) struct Collector<'a> {

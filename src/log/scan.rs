@@ -212,7 +212,7 @@ pub(crate) fn data_end(segment: &Segment, from: u64, to: u64) -> u64 {
     (from + (used as u64).next_multiple_of(8)).min(end)
 }
 
-fn unknown_record(segment: &Segment, frame: Frame<'_>) -> Error {
+pub(crate) fn unknown_record(segment: &Segment, frame: Frame<'_>) -> Error {
     Error::Unsupported {
         path: segment.name().into(),
         what: "control record",

@@ -520,7 +520,7 @@ fn look_for_time(log: &Log, time: Timestamp) -> Result<Position> {
 /// latest would be wrong, and a revision would be given twice, or a commit with a key written twice.
 pub(crate) fn latest(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Option<(Arc<Part>, u64, u32)>> {
     let latest = latest_seen(log, kind, text, until)?;
-    match latest.lost.into_iter().next() {
+    match latest.lost.into_iter().chain(latest.written_down).next() {
         Some(damage) => Err(Error::Damaged(damage)),
         None => Ok(latest.sound),
     }
@@ -531,15 +531,27 @@ pub(crate) struct Latest {
     pub(crate) sound: Option<(Arc<Part>, u64, u32)>,
     /// Damage behind it, latest first, in which events that bear the term are lost, or may be.
     lost: Vec<Damage>,
+    /// The same, of what a repair has written down: nobody waits for it to come back.
+    written_down: Vec<Damage>,
     /// How many such events there are at the most.
     pub(crate) lost_events: u64,
+}
+
+impl Latest {
+    /// The latest sound one, when nothing is damaged behind it but what a repair has written down.
+    pub(crate) fn unless_damaged(self) -> Result<Self> {
+        match self.lost.into_iter().next() {
+            Some(damage) => Err(Error::Damaged(damage)),
+            None => Ok(Self { lost: Vec::new(), ..self }),
+        }
+    }
 }
 
 /// The latest sound event up to `until` that bears a term, whatever is damaged behind it.
 pub(crate) fn latest_seen(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Latest> {
     let (term, filter) = (Term::of(kind, text), Filter::Exactly(kind, text.to_vec()));
     let mut search = Search::term(term);
-    let mut latest = Latest { sound: None, lost: Vec::new(), lost_events: 0 };
+    let mut latest = Latest { sound: None, lost: Vec::new(), written_down: Vec::new(), lost_events: 0 };
     let mut part = unless_expired(log.parts.search_back(until, &mut search))?;
     while let Some(here) = part {
         let limit = here.segment.written();
@@ -566,7 +578,10 @@ pub(crate) fn latest_seen(log: &Log, kind: Kind, text: &[u8], until: Position) -
                     last.next().get().saturating_sub(begins.get())
                 }
             };
-            latest.lost.push(*damage);
+            match here.segment.find(unit.offset(), limit) {
+                Found::Frame(frame) if frame.gap().is_some() => latest.written_down.push(*damage),
+                _ => latest.lost.push(*damage),
+            }
         }
         if let Some(unit) = found
             && let Found::Frame(frame) = here.segment.find(unit.offset(), limit)

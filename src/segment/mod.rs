@@ -133,6 +133,25 @@ impl Segment {
         Ok(segment)
     }
 
+    /// Opens a segment file whose header is not what was written, under one that is known otherwise.
+    pub(crate) fn open_as(directory: &dyn Directory, header: Header) -> Result<Self> {
+        let name = header::file_name(header.first);
+        let file = directory.open(&name, Access::Read)?;
+        let map = file.map(file.len()?, Access::Read)?;
+        map.allow(map.len());
+        Ok(Self {
+            header,
+            name,
+            file: Some(file),
+            map,
+            written: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            highest: AtomicU64::new(u64::MAX),
+            durable: AtomicBool::new(false),
+            unsynced: Mutex::new(None),
+        })
+    }
+
     /// Wraps a new file whose header, and the frames up to `end`, are written already.
     pub(crate) fn created(header: Header, file: Arc<dyn File>, map: Map, end: u64) -> (Arc<Self>, Pen) {
         let name = header::file_name(header.first);
@@ -344,14 +363,23 @@ impl Segment {
         false
     }
 
-    /// A control record takes no position, so the event behind a damaged one bears the position that was expected.
+    /// A control record takes no position, so the event behind damaged ones bears the position that was expected.
     fn behind_bad_control(&self, from: u64, limit: u64, expected: Position) -> Option<u64> {
-        let bytes = self.map.bytes(from..limit);
-        if bytes.len() < frame::HEADER || !frame::peek_is_control(bytes) {
-            return None;
+        let mut at = from;
+        loop {
+            let bytes = self.map.bytes(at..limit);
+            let goes_on = bytes.len() >= frame::HEADER && frame::peek_is_control(bytes);
+            let len = frame::claimed_len(bytes) as usize;
+            if !goes_on || len < frame::HEADER {
+                return None;
+            }
+            at += frame::padded(len) as u64;
+            match self.find(at, limit) {
+                Found::Frame(frame) => return (frame.position() == expected).then_some(at),
+                Found::Blank => return None,
+                Found::Bad(_) => {}
+            }
         }
-        let next = from + frame::padded(frame::peek_len(bytes) as usize) as u64;
-        matches!(self.find(next, limit), Found::Frame(frame) if frame.position() == expected).then_some(next)
     }
 
     /// Describes a damaged stretch.

@@ -12,12 +12,12 @@ use crate::format::term::{Kind, Term};
 use crate::id::{Position, Revision};
 use crate::log::Log;
 use crate::log::terms::Filter;
-use crate::log::walk::{self, Step, Walk};
+use crate::log::walk::{Step, Walk};
 use crate::sync::primitive::thread_local;
 use crate::writer::commit::Conditions;
 use crate::writer::ticket::Receipt;
 use crate::writer::turn::Turn;
-use crate::writer::view::{Proposal, View, frames, revision, revision_seen};
+use crate::writer::view::{Proposal, View, frames, revision_seen, standing, with_key};
 
 thread_local! {
     /// Whether a caller's rule runs on this thread, which must not append then.
@@ -75,7 +75,14 @@ impl Turn {
         let term = Term::of(Kind::Stream, stream.as_bytes());
         let actual = match self.streams.get(term, stream.as_bytes()) {
             Some(revision) => revision,
-            None => self.look_up(term, stream, unwritten, log)?,
+            None => {
+                let (seen, lost) = self.stands(stream, unwritten, log)?;
+                // What the next event gets is remembered when it comes: until then the stream stands where it is seen.
+                if lost == 0 {
+                    self.streams.set(term, stream.as_bytes(), seen, self.next);
+                }
+                seen
+            }
         };
         if expected.allows(actual) {
             return Ok(());
@@ -83,7 +90,8 @@ impl Turn {
         Err(Error::Conflict { stream: stream.to_owned(), expected, actual })
     }
 
-    /// Where a stream stands that is not remembered, what was finished and not written yet included. Now it is remembered.
+    /// The last revision that a stream which is not remembered may have given, what was finished and not written yet
+    /// included. Now it is remembered.
     pub(super) fn look_up(
         &mut self,
         term: Term,
@@ -91,23 +99,26 @@ impl Turn {
         unwritten: Unwritten<'_>,
         log: &Log,
     ) -> Result<Revision> {
+        let (seen, lost) = self.stands(stream, unwritten, log)?;
+        let revision = Revision::new(seen.get() + lost);
+        self.streams.set(term, stream.as_bytes(), revision, self.next);
+        Ok(revision)
+    }
+
+    /// Where a stream stands that is not remembered, and how many events of it may be lost behind that.
+    fn stands(&self, stream: &str, unwritten: Unwritten<'_>, log: &Log) -> Result<(Revision, u64)> {
         let since = self.streams.since();
         // Nearly always what is not written yet is remembered.
         let found = if since > unwritten.from { unwritten.revision(stream) } else { None };
-        let revision = match (found, since.min(unwritten.from).previous()) {
-            (Some(revision), _) => revision,
-            (None, Position::START) => Revision::ABSENT,
-            (None, until) => match revision(log, stream, until) {
+        match (found, since.min(unwritten.from).previous()) {
+            (Some(revision), _) => Ok((revision, 0)),
+            (None, Position::START) => Ok((Revision::ABSENT, 0)),
+            (None, until) => match standing(log, stream, until) {
                 // A group that cannot write a dead letter would stop for good: there a revision is rather left out.
-                Err(Error::Damaged(_)) if stream.starts_with(names::OWN) => {
-                    let (seen, lost) = revision_seen(log, stream, until)?;
-                    Revision::new(seen.get() + lost)
-                }
-                found => found?,
+                Err(Error::Damaged(_)) if stream.starts_with(names::OWN) => revision_seen(log, stream, until),
+                found => found,
             },
-        };
-        self.streams.set(term, stream.as_bytes(), revision, self.next);
-        Ok(revision)
+        }
     }
 }
 
@@ -132,8 +143,7 @@ impl Unwritten<'_> {
 
 /// The receipt of the commit that bears this key, if there is one and its content is what is proposed.
 fn written_before(log: &Log, key: &str, proposed: &[u8], head: Position) -> Result<Option<Receipt>> {
-    let latest = log.costs.of(|| walk::latest(log, Kind::Key, key.as_bytes(), head))?;
-    let Some((part, mut offset, _)) = latest else { return Ok(None) };
+    let Some((part, mut offset, _)) = with_key(log, key, head)? else { return Ok(None) };
     let segment = &part.segment;
     let mut receipt: Option<Receipt> = None;
     let mut proposed = frames(proposed).peekable();

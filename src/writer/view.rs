@@ -13,7 +13,7 @@ use crate::log::Log;
 use crate::log::parts::Part;
 use crate::log::reader::Reader;
 use crate::log::terms::Filter;
-use crate::log::walk;
+use crate::log::walk::{self, Latest};
 
 /// The events of a commit that is about to be written.
 #[derive(Debug)]
@@ -103,8 +103,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// As [`revision`](View::revision).
     pub fn has_key(&self, key: &str) -> Result<bool> {
-        let found = self.log.costs.of(|| walk::latest(self.log, Kind::Key, key.as_bytes(), self.head))?;
-        Ok(found.is_some())
+        Ok(with_key(self.log, key, self.head)?.is_some())
     }
 
     /// Reads events.
@@ -113,17 +112,31 @@ impl<'a> View<'a> {
     }
 }
 
+/// The first event of the latest commit with an idempotency key. One that was lost with its key may be written again.
+pub(crate) fn with_key(log: &Log, key: &str, until: Position) -> Result<Option<(Arc<Part>, u64, u32)>> {
+    let latest = log.costs.of(|| walk::latest_seen(log, Kind::Key, key.as_bytes(), until))?;
+    Ok(latest.unless_damaged()?.sound)
+}
+
 /// Where a stream stands at `until`, by asking the indexes, and what is known of what was let go of.
 pub(crate) fn revision(log: &Log, stream: &str, until: Position) -> Result<Revision> {
-    match log.costs.of(|| walk::latest(log, Kind::Stream, stream.as_bytes(), until))? {
-        Some((part, offset, len)) => Ok(part.segment.frame(offset, len).revision()),
-        None => log.stood(stream),
-    }
+    Ok(standing(log, stream, until)?.0)
+}
+
+/// The same, and how many events of it may be lost behind that, which a repair has written down: their revisions are not
+/// given again.
+pub(crate) fn standing(log: &Log, stream: &str, until: Position) -> Result<(Revision, u64)> {
+    let latest = log.costs.of(|| walk::latest_seen(log, Kind::Stream, stream.as_bytes(), until))?;
+    seen(log, stream, latest.unless_damaged()?)
 }
 
 /// The revision of the last event of a stream that is whole, up to `until`, and how many more may be lost behind it.
 pub(crate) fn revision_seen(log: &Log, stream: &str, until: Position) -> Result<(Revision, u64)> {
     let latest = log.costs.of(|| walk::latest_seen(log, Kind::Stream, stream.as_bytes(), until))?;
+    seen(log, stream, latest)
+}
+
+fn seen(log: &Log, stream: &str, latest: Latest) -> Result<(Revision, u64)> {
     let revision = |(part, offset, len): (Arc<Part>, u64, u32)| part.segment.frame(offset, len).revision();
     let seen = latest.sound.map(revision).map_or_else(|| log.stood(stream), Ok)?;
     Ok((seen, latest.lost_events))

@@ -524,6 +524,28 @@ fn csv_is_imported_plain_and_compressed_from_a_file_and_from_standard_input() {
     }
 }
 
+/// C14. What unpacks to more than the process may have is a row that is too long.
+#[test]
+fn a_bomb_of_compressed_rows_is_one_bad_row() {
+    let scratch = Scratch::new();
+    let part = gzip(&vec![b'x'; 1 << 20]);
+    let bomb = [part.repeat(512), gzip(b"\n{\"id\":1}\n")].concat();
+    assert!(bomb.len() < 8 << 20, "{} bytes", bomb.len());
+    write(&scratch, "rows.ndjson", &bomb);
+    let import = ["import", STORE, "rows.ndjson", "--stream", "row-{id}", "--type", "row"];
+    let limited = |kibibytes: u32| {
+        let script = format!("ulimit -v {kibibytes}; exec \"$0\" \"$@\"");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_towpath")]).args(import).current_dir(scratch.path());
+        let output = shell.output().unwrap();
+        Ran::of(output.status, &output.stdout, &output.stderr)
+    };
+    let out = limited(480 << 10).says(1, "line 1: it has more than").out;
+    assert!(out.starts_with("2 rows, 1 events, 1 rejected, "), "{out}");
+    // Control: the limit is one.
+    assert_ne!(limited(8 << 10).status, Some(1));
+}
+
 #[test]
 fn an_export_can_be_imported_again() {
     let scratch = Scratch::new();
@@ -890,6 +912,35 @@ fn nobody_who_reads_is_no_error_and_a_full_disk_is_one() {
     }
     let unheard = command(&scratch, &["nonsense"]).stderr(full()).status().unwrap();
     assert_eq!(unheard.code(), Some(2));
+}
+
+#[test]
+fn repair_tells_what_it_would_keep_and_writes_only_when_it_is_told_to() {
+    let scratch = Scratch::new();
+    store_of_five(&scratch);
+    assert!(run(&scratch, &["repair", STORE, "--yes"]).ends(0).out.contains("nothing to repair"));
+    damage_the_third(&scratch);
+    let before = files::snapshot(scratch.path());
+    let told = run(&scratch, &["repair", STORE]);
+    assert_eq!(told.status, Some(1));
+    assert!(
+        told.out.starts_with("kept  1 to 2 (2)\nlost  3 to 3 (1)") && told.out.contains("kept  4 to 5 (2)"),
+        "{}",
+        told.out
+    );
+    let object = run(&scratch, &["repair", STORE, "--json"]);
+    assert!(object.status == Some(1) && object.out.contains("\"positions\":1"), "{}", object.out);
+    assert!(files::snapshot(scratch.path()) == before);
+    run(&scratch, &["repair", STORE, "--to", "elsewhere"]).says(2, "--yes");
+
+    let made = run(&scratch, &["repair", STORE, "--yes"]).ends(0);
+    let copy = format!("{STORE}.repaired");
+    assert!(made.out.contains(&format!("4 events are kept and 1 positions lost, in {copy}")), "{}", made.out);
+    run(&scratch, &["verify", &copy, "--deep"]).ends(0);
+    assert_eq!(run(&scratch, &["cat", &copy]).status, Some(1), "what is lost is told");
+    run(&scratch, &["append", &copy, "cart-1", "item added", "{}"]).ends(0);
+    run(&scratch, &["repair", STORE, "--yes"]).says(2, "not empty");
+    run(&scratch, &["repair", STORE, "--yes", "--to", "elsewhere", "--json"]).ends(0);
 }
 
 /// A backup beside a writer, brought up to date, and a store made of it; what is in the way is refused.

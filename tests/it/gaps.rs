@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use towpath::{Canal as _, Error, NewEvent, Options, Position, Query, Store};
+use towpath::{Canal as _, Commit, Error, Expected, NewEvent, Options, Position, Query, Revision, Store, inspect};
 
 use crate::support::Scratch;
 use crate::support::files::{self, Forged};
@@ -170,4 +170,53 @@ fn a_damaged_gap_is_not_believed() {
     let (events, errors) = told::read(&Store::open_read_only(&path).unwrap(), Query::new());
     assert!(errors.len() == 1 && matches!(&errors[0], Error::Damaged(_)), "{errors:?}");
     assert_eq!(positions(&events), (1..=3).chain(7..=101).collect::<Vec<_>>());
+}
+
+/// W1, W3: what a repair has written down as lost is nothing to wait for: the store goes on, and no revision that may have
+/// been given is given again.
+#[test]
+fn behind_positions_that_were_lost_streams_go_on_and_leave_out_the_revisions_that_may_be_lost() {
+    for reopened in [false, true] {
+        let scratch = Scratch::new();
+        let path = hundred(&scratch, true);
+        put_gap(&path, 80, 100, LOST);
+        let mut store = os().open(&path).unwrap();
+        let stands = store.revision("cart-2").unwrap().get();
+        assert_eq!(stands, 71, "where it is seen to stand");
+        let expecting = |stream: &str, expected| {
+            let mut commit = Commit::new();
+            commit.event(stream, NewEvent::new("next", "")).expect(stream, expected);
+            commit
+        };
+        let refused = store.commit(&expecting("cart-2", Expected::Exact(Revision::new(70)))).unwrap_err();
+        assert!(matches!(refused, Error::Conflict { actual, .. } if actual.get() == stands));
+        if reopened {
+            store.close().unwrap();
+            store = os().open(&path).unwrap();
+        }
+        let receipt = store.commit(&expecting("cart-2", Expected::Exact(Revision::new(stands)))).unwrap();
+        assert_eq!((receipt.first().get(), receipt.revision().get()), (102, stands + 21 + 1));
+        assert_eq!(store.append("cart-2", NewEvent::new("next", "")).unwrap().revision().get(), stands + 21 + 2);
+        // It may have been there, or not: it is made as it would be, with a revision that nobody ever had.
+        let receipt = store.commit(&expecting("new-1", Expected::Absent)).unwrap();
+        assert_eq!(receipt.revision().get(), 22);
+        assert_eq!(store.revision("never").unwrap(), Revision::ABSENT);
+        // The one that came behind the gap knows where it stands.
+        assert_eq!(store.append("cart-1", NewEvent::new("next", "")).unwrap().revision().get(), 12);
+        let mut keyed = Commit::new();
+        keyed.event("cart-1", NewEvent::new("next", "")).key("lost, perhaps");
+        assert!(!store.commit(&keyed).unwrap().is_duplicate());
+        assert!(store.commit(&keyed).unwrap().is_duplicate());
+        store.close().unwrap();
+        // The forged segment ends with another frame than the one behind it follows; nothing else is to be found.
+        let verdict = inspect::verify_to(&path, inspect::Depth::Deep, |_| {}).unwrap();
+        assert!(verdict.damage.iter().all(|damage| damage.what.contains("follows")), "{:?}", verdict.damage);
+    }
+    // Control: damage that nobody has written down stands in the way.
+    let scratch = Scratch::new();
+    let path = hundred(&scratch, true);
+    let segment = files::segments(&path)[0].clone();
+    files::flip(&segment, files::frame_of(&segment, 100).offset + 60, 1);
+    let store = os().open(&path).unwrap();
+    assert!(matches!(store.append("cart-2", NewEvent::new("next", "")), Err(Error::Damaged(_))));
 }

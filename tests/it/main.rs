@@ -31,6 +31,7 @@ mod graph;
 mod group;
 mod group_model;
 mod hostile;
+mod hostile_names;
 mod layering;
 mod model;
 mod parallel;
@@ -38,6 +39,7 @@ mod reactor;
 mod read_cost;
 mod reading;
 mod recovery;
+mod repair;
 mod replaced;
 mod retention;
 #[cfg(target_os = "linux")]

@@ -12,7 +12,7 @@ use towpath::{Expected, Position, Revision, Timestamp, limits};
 
 use crate::args::consuming::{ConsumersVerb, DeadVerb, Pending};
 use crate::args::retaining::RetainVerb;
-use crate::args::tools::{Backup, Restore, Verify};
+use crate::args::tools::{Backup, Repair, Restore, Verify};
 use crate::template::Template;
 use crate::time;
 
@@ -139,6 +139,8 @@ pub(crate) enum Verb {
     Backup(Backup),
     /// Make a store of a backup
     Restore(Restore),
+    /// Tell what can be kept of a damaged store, or write that into a new one
+    Repair(Repair),
     /// Measure this machine with a fresh store
     Bench(Bench),
 }

@@ -16,6 +16,7 @@ mod info;
 mod out;
 mod pending;
 mod read;
+mod repair;
 mod retain;
 mod row;
 mod show;
@@ -81,6 +82,7 @@ fn run(args: Args) -> failure::Result<Answer> {
         Verb::Verify(verify) => verify::run(&verify, &mut out),
         Verb::Backup(backup) => backup::run(&backup, &mut out),
         Verb::Restore(restore) => backup::restore(&restore, &mut out),
+        Verb::Repair(repair) => repair::run(&repair, &mut out),
         Verb::Bench(bench) => bench::run(&bench, &mut out),
     }?;
     out.flush()?;

@@ -212,7 +212,7 @@ impl Core {
             return Err(Error::Closed);
         }
         let scanned = guard(&self.ledger).scanned;
-        if run.looked().get() > scanned.get() + UNRECORDED || run.unrecorded.len() >= LOOKAHEAD / 2 {
+        if run.looked().get().saturating_sub(scanned.get()) > UNRECORDED || run.unrecorded.len() >= LOOKAHEAD / 2 {
             self.record_progress(store, &mut run)?;
         }
         self.submit(store, &mut run)?;

@@ -171,6 +171,20 @@ impl Ledger {
         self.times.clear();
     }
 
+    /// Goes back to a place where the group once was: what came after it comes again. What was unsettled before stays so.
+    pub(crate) fn go_back(&mut self, scanned: Position) {
+        let later: Vec<u64> = self.rows.from(scanned.next().get()).map(|row| row.position).collect();
+        for position in later {
+            if let Some(row) = self.rows.remove(position)
+                && row.claim > 0
+            {
+                self.leave(row.claim);
+            }
+            self.histories.remove(&position);
+        }
+        self.scanned = self.scanned.min(scanned);
+    }
+
     /// Takes in rows as they stood at the head of a segment.
     pub(crate) fn unsettled(&mut self, rows: Vec<StoredRow>) {
         for stored in rows {

@@ -38,6 +38,32 @@ and position, take the new ones for old.
 
 Exit status: 0 good, 1 when the store is there and something in it is damaged, 2 when there is none.";
 
+pub(crate) const REPAIR_HELP: &str = "\
+Without --yes nothing is written: it tells, stretch by stretch, which positions would be kept and which are lost, where and why; which
+consumers would be put back to where they surely were; and which files are not what they should be.
+
+With --yes what is whole is written to DIR.repaired, or to the directory that --to names. DIR is never changed. The repaired store keeps the id, and
+every event its position. Where events are lost readers are told so, for exactly these positions, and it opens for writing.
+When DIR is whole nothing is written.
+
+Exit status: without --yes 0 when nothing is damaged, 1 when something is; with it 0 when the repaired store is there and sound, 1 when
+it is there and a check still finds something; 2 when there is none. With --json an object: `oldest`, `head`, `events`, `lost` (each
+`segment`, `offset`, `length`, `first`, `positions`, `records`, `why`), `put_back` (each `consumer`, `next`), `files` (each `file`,
+`what`), `torn_bytes`, and once written `to` and `damage`.";
+
+#[derive(clap::Args)]
+#[command(after_help = REPAIR_HELP)]
+pub(crate) struct Repair {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// Write the repaired store
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Where to write it, instead of DIR.repaired; must be empty, or not there yet
+    #[arg(long, requires = "yes")]
+    pub(crate) to: Option<PathBuf>,
+}
+
 #[derive(clap::Args)]
 #[command(after_help = VERIFY_HELP)]
 pub(crate) struct Verify {

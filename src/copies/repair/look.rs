@@ -1,0 +1,323 @@
+//! What a damaged store consists of: which segments there are, which are missing, and what stands in them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::copies::repair::Noted;
+use crate::copies::repair::consumers::Consumers;
+use crate::copies::repair::header::open_without;
+use crate::copies::repair::read::{Read, Until, read};
+use crate::error::{Error, Result};
+use crate::format::PAGE;
+use crate::format::control::Kept;
+use crate::format::header::{self, Header};
+use crate::id::{Position, StoreId, Timestamp};
+use crate::log::index::Index;
+use crate::log::lock::{self, Left};
+use crate::log::parts::Part;
+use crate::log::recover::segments;
+use crate::log::scan::{AtDamage, Tail, data_end, scan};
+use crate::segment::Segment;
+use crate::segment::disk::{Directory, Disk};
+use crate::segment::map::Access;
+use crate::sync::primitive::Arc;
+
+/// A store as it was found.
+pub(super) struct Found {
+    pub(super) directory: Arc<dyn Directory>,
+    pub(super) names: Vec<String>,
+    pub(super) store: StoreId,
+    pub(super) pieces: Vec<Piece>,
+    /// What consumers remember, settled.
+    pub(super) consumers: Consumers,
+    pub(super) kept: Option<Kept>,
+    pub(super) unsure: Vec<(String, Position)>,
+    pub(super) noted: Vec<Noted>,
+    pub(super) torn_bytes: u64,
+    /// The position that comes next.
+    pub(super) next: Position,
+    pub(super) last_time: Timestamp,
+}
+
+/// One segment of the log.
+pub(super) struct Piece {
+    pub(super) first: Position,
+    pub(super) next: Position,
+    pub(super) found: Piecewise,
+}
+
+pub(super) enum Piecewise {
+    /// It is there. Its header is `None` when that is not what was written.
+    There { part: Part, limit: u64, header: Option<Header>, read: Read },
+    /// Nothing of it can be read.
+    Missing { why: String, head: Vec<crate::format::control::Control>, time: Timestamp },
+}
+
+/// The newest segment of which something is whole.
+struct Newest {
+    first: Position,
+    limit: u64,
+    /// Events up to here were there for sure.
+    known: Position,
+    torn_bytes: u64,
+    /// The segments before it and what is kept, if its control state is whole.
+    named: Option<(Vec<Position>, Option<Kept>)>,
+}
+
+/// A segment file that was opened.
+struct Opened {
+    segment: Segment,
+    header: Option<Header>,
+}
+
+pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found> {
+    let directory = disk.directory(path, false)?;
+    let left = lock::read(&*directory);
+    if !directory.lock()? {
+        return Err(Error::Locked { path: path.to_owned(), holder: left.map(|left| left.holder.pid) });
+    }
+    let names = directory.names()?;
+    let mut looking = Looking { directory: &*directory, store: StoreId([0; 16]), noted: Vec::new() };
+    let (headers, store) = looking.headers(&segments(&names), left)?;
+    looking.store = store;
+    let left = left.filter(|left| left.holder.store == store);
+    let (newest, lost_behind) = looking.newest(&headers, left)?;
+    let kept = looking.kept(&newest, &headers, &names);
+    let firsts = looking.firsts(&newest, &headers, kept.as_ref());
+
+    let mut consumers = Consumers::default();
+    let (mut pieces, mut time) = (Vec::new(), Timestamp::default());
+    let mut next = firsts[0];
+    for (at, first) in firsts.iter().enumerate() {
+        let following = firsts.get(at + 1).copied();
+        let piece = looking.piece(*first, following, &headers, &newest, &mut time, &mut consumers)?;
+        next = piece.next;
+        pieces.push(piece);
+    }
+    // What was there for sure, and of which no file is left.
+    let known =
+        left.filter(|left| left.progress.segment > newest.first && left.progress.durable >= left.progress.segment);
+    let known = known.map_or(Position::START, |left| left.progress.durable.max(left.progress.head)).max(lost_behind);
+    if known >= next {
+        consumers.doubt();
+        let why = "the segment is missing, or nothing of it can be read".to_owned();
+        let found = Piecewise::Missing { why, head: consumers.records(), time };
+        pieces.push(Piece { first: next, next: known.next(), found });
+        next = known.next();
+    }
+    let kept = kept.or_else(|| consumers.kept().cloned());
+    let unsure = consumers.settle(kept.clone(), next);
+    let (noted, torn_bytes) = (looking.noted, newest.torn_bytes);
+    Ok(Found { directory, names, store, pieces, consumers, kept, unsure, noted, torn_bytes, next, last_time: time })
+}
+
+/// The headers of segment files, by the positions in their names; `None` for those that are not what was written.
+type Headers = BTreeMap<Position, Option<Header>>;
+
+struct Looking<'a> {
+    directory: &'a dyn Directory,
+    store: StoreId,
+    noted: Vec<Noted>,
+}
+
+impl Looking<'_> {
+    fn note(&mut self, first: Position, what: impl Into<String>) {
+        self.noted.push(Noted { file: header::file_name(first), what: what.into() });
+    }
+
+    /// The headers, and whose store this is: what the lock file says, or most of the headers do.
+    fn headers(&mut self, firsts: &[Position], left: Option<Left>) -> Result<(Headers, StoreId)> {
+        let mut headers = Headers::new();
+        for first in firsts {
+            let name = header::file_name(*first);
+            let file = match self.directory.open(&name, Access::Read) {
+                Err(Error::NotAStore { why, .. }) => {
+                    self.note(*first, why);
+                    continue;
+                }
+                file => file?,
+            };
+            let found = match Segment::read_header(self.directory, &name, &*file) {
+                Ok(found) => found.ok(),
+                Err(Error::NotAStore { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            headers.insert(*first, found);
+        }
+        let mut stores: BTreeMap<StoreId, usize> = BTreeMap::new();
+        headers.values().flatten().for_each(|header| *stores.entry(header.store).or_default() += 1);
+        let most = stores.into_iter().max_by_key(|(_, files)| *files).map(|(store, _)| store);
+        let Some(store) = left.map(|left| left.holder.store).or(most) else {
+            return Err(Error::not_a_store(self.directory.path(), "nothing in it says which store it is"));
+        };
+        headers.retain(|first, found| {
+            let why = match found {
+                Some(header) if header.store != store => "it belongs to another store, and is left out",
+                Some(header) if header.first != *first => {
+                    "its header bears another position than its name; it is left out"
+                }
+                _ => return true,
+            };
+            self.note(*first, why);
+            false
+        });
+        Ok((headers, store))
+    }
+
+    /// A segment file of which something can be read.
+    fn open(&self, first: Position, headers: &Headers) -> Result<Option<Opened>> {
+        let segment = match headers.get(&first) {
+            None => return Ok(None),
+            Some(Some(_)) => Some(Segment::open(self.directory, first, Access::Read, None)?),
+            Some(None) => open_without(self.directory, self.store, first)?,
+        };
+        Ok(segment.map(|segment| {
+            segment.allow(segment.capacity());
+            Opened { segment, header: headers.get(&first).cloned().flatten() }
+        }))
+    }
+
+    /// The newest segment of which something is whole, and up to where events are lost in those behind it.
+    fn newest(&mut self, headers: &Headers, left: Option<Left>) -> Result<(Newest, Position)> {
+        let mut lost_behind = Position::START;
+        for first in headers.keys().rev() {
+            let Some(Opened { segment, .. }) = self.open(*first, headers)? else {
+                let file = self.directory.open(&header::file_name(*first), Access::Read)?;
+                if holds_something(&*file)? {
+                    // How many events it had nobody can tell; one at the least.
+                    lost_behind = lost_behind.max(*first);
+                }
+                self.note(*first, "nothing of it can be read");
+                continue;
+            };
+            let of_this = left.filter(|left| left.progress.nonce == segment.header.nonce);
+            let closed = of_this.and_then(|left| left.closed);
+            if let Some(left) = of_this {
+                segment.set_last(left.progress.head);
+            }
+            let found = scan(&segment, segment.capacity(), AtDamage::PassOver)?;
+            let durable = left.map_or(Position::START, |left| left.progress.durable);
+            let durable = durable.max(segment.header.durable).max(found.durable);
+            let is_clean = found.closed && closed == Some(found.end) && found.damage.is_empty();
+            let tail = if is_clean { Tail::Blank } else { found.tail(&segment, segment.capacity(), durable) };
+            if found.firsts.is_none() && found.events == 0 && durable < *first && headers.len() > 1 {
+                // Its first commit never reached the disk; nothing of it counts.
+                self.note(*first, "it never became part of the log");
+                continue;
+            }
+            let (limit, known, torn_bytes) = match tail {
+                Tail::Blank => (found.end, durable, 0),
+                Tail::Torn { end } => (found.end, durable, end - found.end),
+                Tail::Damaged(damage) => {
+                    let seen = of_this.map_or(Position::START, |left| left.progress.head);
+                    let end = data_end(&segment, PAGE as u64, segment.capacity());
+                    (end.max(damage.offset), durable.max(seen), 0)
+                }
+            };
+            let named = found.firsts.map(|firsts| (firsts, found.state.kept));
+            return Ok((Newest { first: *first, limit, known, torn_bytes, named }, lost_behind));
+        }
+        Err(Error::not_a_store(self.directory.path(), "nothing of any segment can be read"))
+    }
+
+    /// From where on the log is kept. Where the record of it is lost, heads files tell: they speak of all that is gone.
+    fn kept(&self, newest: &Newest, headers: &Headers, names: &[String]) -> Option<Kept> {
+        let said = newest.named.as_ref().and_then(|(_, kept)| kept.clone());
+        let lowest = *headers.keys().next()?;
+        if said.as_ref().is_some_and(|kept| kept.oldest >= lowest) {
+            return said;
+        }
+        let files: Vec<_> = names.iter().filter_map(|name| header::parse_heads_name(name)).collect();
+        let (mut end, mut heads) = (lowest, Vec::new());
+        while let Some((first, _)) = files.iter().filter(|file| file.1 == end).min() {
+            heads.insert(0, *first);
+            end = *first;
+        }
+        let all = end == Position::new(1) && !heads.is_empty();
+        if all { Some(Kept { oldest: lowest, heads }) } else { said }
+    }
+
+    /// The first positions of the segments that make up the log, rising.
+    fn firsts(&mut self, newest: &Newest, headers: &Headers, kept: Option<&Kept>) -> Vec<Position> {
+        let oldest = kept.map_or(Position::new(1), |kept| kept.oldest);
+        let there = headers.range(..newest.first).filter(|(first, _)| **first >= oldest);
+        let mut firsts: Vec<Position> = match &newest.named {
+            Some((named, _)) => named.iter().copied().filter(|first| *first >= oldest).collect(),
+            None => {
+                let named =
+                    there.clone().filter_map(|(_, header)| header.as_ref()?.previous).map(|before| before.first);
+                let named = named.filter(|first| *first >= oldest);
+                there.clone().map(|(first, _)| *first).chain(named).collect()
+            }
+        };
+        let extra: Vec<_> = there.map(|(first, _)| *first).filter(|first| !firsts.contains(first)).collect();
+        extra.into_iter().for_each(|first| self.note(first, "the newest segment does not know it"));
+        firsts.push(newest.first);
+        // What comes before the first that is known is missing as a whole.
+        firsts.push(oldest);
+        firsts.sort_unstable();
+        firsts.dedup();
+        firsts
+    }
+
+    fn piece(
+        &mut self,
+        first: Position,
+        following: Option<Position>,
+        headers: &Headers,
+        newest: &Newest,
+        time: &mut Timestamp,
+        consumers: &mut Consumers,
+    ) -> Result<Piece> {
+        let opened = self.open(first, headers)?;
+        let Some(Opened { segment, header }) = opened else {
+            consumers.doubt();
+            let is_there = headers.contains_key(&first);
+            let why = if is_there { "nothing of it can be read" } else { "the segment is missing" }.to_owned();
+            let found = Piecewise::Missing { why, head: consumers.records(), time: *time };
+            return Ok(Piece { first, next: following.unwrap_or(first.next()), found });
+        };
+        let (limit, until) = match following {
+            None => (newest.limit, Until::Newest { known: newest.known }),
+            Some(following) => {
+                let successor = headers.get(&following).and_then(Option::as_ref);
+                let previous = successor.and_then(|header| header.previous).filter(|before| before.first == first);
+                let end =
+                    previous.map_or_else(|| data_end(&segment, PAGE as u64, segment.capacity()), |before| before.end);
+                (end, Until::Sealed { last: following.previous() })
+            }
+        };
+        segment.allow(limit);
+        segment.set_written(limit);
+        if let Until::Sealed { last } = until {
+            segment.seal(last);
+        }
+        let segment = Arc::new(segment);
+        let index = match until {
+            Until::Sealed { .. } => Index::of_sealed(segment.clone(), self.directory),
+            Until::Newest { .. } => Index::in_memory(segment.clone()),
+        };
+        let part = Part { segment, index };
+        *time = (*time).max(part.segment.header.created);
+        let read = read(&part, limit, until, *time, consumers)?;
+        *time = read.last_time;
+        if header.is_none() {
+            self.note(first, "its header is damaged; its frames tell what it said");
+        }
+        Ok(Piece { first, next: read.next, found: Piecewise::There { part, limit, header, read } })
+    }
+}
+
+/// Whether anything but zeroes stands behind the first page of a file.
+fn holds_something(file: &dyn crate::segment::disk::File) -> Result<bool> {
+    let (mut at, end) = (PAGE as u64, file.data_end()?);
+    let mut bytes = vec![0; 1 << 20];
+    while at < end {
+        let read = file.read_at(&mut bytes, at)?;
+        if bytes[..read].iter().any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+        at += bytes.len() as u64;
+    }
+    Ok(false)
+}

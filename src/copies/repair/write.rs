@@ -1,0 +1,380 @@
+//! Writing what is whole into a new directory, gaps in the place of what is lost, and at the end a segment that begins with
+//! what consumers remember.
+
+use std::collections::BTreeMap;
+
+use crate::copies::place::{Files, Wanted, copy};
+use crate::copies::repair::Noted;
+use crate::copies::repair::look::{Found, Piece, Piecewise};
+use crate::copies::repair::read::{Read, Stretch};
+use crate::error::Result;
+use crate::format::PAGE;
+use crate::format::control::{Control, Kept, WHY};
+use crate::format::frame::{self, Found as At, Frame, Place, Staged, flag};
+use crate::format::gap::{Gap, MOST, Reason};
+use crate::format::header::{self, Header, Previous};
+use crate::id::{Position, Revision, StoreId, Timestamp};
+use crate::log::grow;
+use crate::log::heads::{self, HeadsFile};
+use crate::log::parts::Part;
+use crate::log::tiers::Tiers;
+use crate::segment::disk::{Directory, File, Prepared};
+use crate::segment::map::Access;
+use crate::sync::primitive::Arc;
+
+/// How much is written in one go.
+const AT_ONCE: usize = 1 << 20;
+/// A gap takes at most this much.
+const GAP: u64 = 2048;
+
+/// Writes the repaired store. Gives how its files came there, and what became of those that can be made again.
+pub(super) fn write(found: &Found, to: &dyn Directory, mut progress: impl FnMut(u64)) -> Result<Files> {
+    let mut files = Files::default();
+    let (mut firsts, mut previous): (Vec<Position>, Option<Previous>) = (Vec::new(), None);
+    let mut done = 0;
+    for piece in &found.pieces {
+        let made = put_piece(found, piece, &firsts, previous, to, &mut files)?;
+        firsts.push(piece.first);
+        previous = Some(made);
+        done += made.end;
+        progress(done);
+    }
+    put_last(found, firsts, previous, to)?;
+    put_heads(found, to, &mut files)?;
+    put_derived(found, to, &mut files)?;
+    to.sync()?;
+    Ok(files)
+}
+
+/// Puts one segment into the copy, following `previous`. Gives what the one behind it says of it.
+fn put_piece(
+    found: &Found,
+    piece: &Piece,
+    firsts: &[Position],
+    previous: Option<Previous>,
+    to: &dyn Directory,
+    files: &mut Files,
+) -> Result<Previous> {
+    let name = header::file_name(piece.first);
+    match &piece.found {
+        Piecewise::There { part, limit, header, read } => {
+            // What the oldest one says of a segment that is not kept any more stays so.
+            let previous =
+                if firsts.is_empty() { header.as_ref().and_then(|header| header.previous) } else { previous };
+            let fitting = Header { previous, ..part.segment.header.clone() };
+            if !read.keeps(*limit) {
+                files.copied += 1;
+                return rewrite(fitting, part, *limit, read, firsts, to, files);
+            }
+            if header.as_ref() == Some(&fitting) {
+                Wanted { name: &name, len: *limit }.put(&*found.directory, None, to, files)?;
+            } else {
+                let file = Copy::begin(to, &name, *limit)?;
+                copy(&*found.directory.open(&name, Access::Read)?, &*file.file, PAGE as u64, *limit)?;
+                file.file.write_at(&header::encode(&fitting), 0)?;
+                file.finish(to, *limit)?;
+                files.copied += 1;
+                files.bytes_copied += limit;
+            }
+            Ok(Previous { first: piece.first, end: *limit, last_crc: read.last_crc })
+        }
+        Piecewise::Missing { why, head, time } => {
+            files.copied += 1;
+            let (created, durable) = (*time, piece.first.previous());
+            let header = Header {
+                store: found.store,
+                nonce: grow::random_nonce(to)?,
+                first: piece.first,
+                previous,
+                created,
+                durable,
+            };
+            let mut out = Out::begin(to, header, GAP + grow::state_size(head) + 16 * firsts.len() as u64)?;
+            out.head(head, firsts, *time)?;
+            let lost = piece.next.get() - piece.first.get();
+            out.gap(piece.first, lost, why, *time)?;
+            out.finish(to, files)
+        }
+    }
+}
+
+/// Writes a segment again, with another nonce, and with gaps in the place of what is not whole.
+fn rewrite(
+    header: Header,
+    part: &Part,
+    limit: u64,
+    read: &Read,
+    firsts: &[Position],
+    to: &dyn Directory,
+    files: &mut Files,
+) -> Result<Previous> {
+    let segment = &*part.segment;
+    let head = read.head.as_ref().map_or(0, |(records, _)| grow::state_size(records) + 16 * firsts.len() as u64);
+    let room = limit + head + GAP * (1 + read.stretches.len() as u64);
+    let mut time = header.created;
+    let mut out = Out::begin(to, Header { nonce: grow::random_nonce(to)?, ..header }, room)?;
+    let body = read.head.as_ref().map_or(PAGE as u64, |(_, body)| *body);
+    let mut offset = body;
+    if let Some((records, body)) = &read.head {
+        out.head(records, firsts, time)?;
+        for stretch in read.stretches.iter().take_while(|stretch| stretch.offset < *body) {
+            out.gap(stretch.position, 0, &why(segment.name(), stretch), time)?;
+        }
+    }
+    let mut stretches = read.stretches.iter().skip_while(|stretch| stretch.offset < body).peekable();
+    loop {
+        if let Some(stretch) = stretches.next_if(|stretch| stretch.offset <= offset) {
+            out.gap(stretch.position, stretch.positions, &why(segment.name(), stretch), time)?;
+            offset = stretch.end;
+            continue;
+        }
+        if offset >= read.end {
+            break;
+        }
+        // It was found whole a moment ago; where it is not any more the search goes wrong, which the check at the end tells.
+        let At::Frame(frame) = segment.find(offset, limit) else { break };
+        out.frame(frame)?;
+        time = time.max(frame.time());
+        offset += frame.stride() as u64;
+    }
+    out.finish(to, files)
+}
+
+fn why(segment: &str, stretch: &Stretch) -> String {
+    let Stretch { offset, end, what, .. } = stretch;
+    format!("{what}: {segment}, {} bytes from byte {offset} on", end - offset)
+}
+
+/// The segment that everything is behind, and that begins with what consumers remember.
+fn put_last(found: &Found, firsts: Vec<Position>, previous: Option<Previous>, to: &dyn Directory) -> Result<()> {
+    let (first, created, durable) = (found.next, found.last_time, found.next.previous());
+    let header = Header { store: found.store, nonce: grow::random_nonce(to)?, first, previous, created, durable };
+    let records = found.consumers.records();
+    let mut out = Out::begin(to, header, grow::state_size(&records) + 16 * firsts.len() as u64)?;
+    out.head(&records, &firsts, created)?;
+    out.finish(to, &mut Files::default())?;
+    Ok(())
+}
+
+/// Heads files that are whole, and what can be read of the others.
+fn put_heads(found: &Found, to: &dyn Directory, files: &mut Files) -> Result<()> {
+    for (first, end) in heads_files(found.kept.as_ref()) {
+        if heads_fault(&*found.directory, found.store, first, end)?.is_none() {
+            let name = header::heads_name(first, end);
+            let len = found.directory.open(&name, Access::Read)?.len()?;
+            Wanted { name: &name, len }.put(&*found.directory, None, to, files)?;
+        } else {
+            let file = (found.store, first, end);
+            heads::salvage(&*found.directory, to, file, stood_before(found))?;
+        }
+    }
+    Ok(())
+}
+
+/// Where streams stood before the first of their events that is kept: that one says so.
+fn stood_before(found: &Found) -> BTreeMap<Vec<u8>, Revision> {
+    let mut first = BTreeMap::new();
+    for piece in &found.pieces {
+        let Piecewise::There { part, limit, read, .. } = &piece.found else { continue };
+        let mut offset = PAGE as u64;
+        while offset < *limit {
+            if let Some(stretch) =
+                read.stretches.iter().find(|stretch| stretch.offset == offset && stretch.end > offset)
+            {
+                offset = stretch.end;
+                continue;
+            }
+            let At::Frame(frame) = part.segment.find(offset, *limit) else { break };
+            if !frame.is_control() && !first.contains_key(frame.stream_bytes()) {
+                first.insert(frame.stream_bytes().to_vec(), Revision::new(frame.revision().get().saturating_sub(1)));
+            }
+            offset += frame.stride() as u64;
+        }
+    }
+    first.retain(|_, revision| *revision > Revision::ABSENT);
+    first
+}
+
+/// The heads files that a kept record names: where they begin and end.
+fn heads_files(kept: Option<&Kept>) -> Vec<(Position, Position)> {
+    let Some(kept) = kept else { return Vec::new() };
+    let ends = kept.heads.iter().skip(1).chain([&kept.oldest]);
+    kept.heads.iter().zip(ends).map(|(first, end)| (*first, *end)).collect()
+}
+
+/// What is wrong with a heads file.
+fn heads_fault(from: &dyn Directory, store: StoreId, first: Position, end: Position) -> Result<Option<String>> {
+    match HeadsFile::open(from, store, first, end) {
+        Ok(file) => Ok(file.faults()?.into_iter().next().map(|damage| damage.what)),
+        Err(crate::error::Error::NotAStore { why, .. }) => Ok(Some(why)),
+        Err(error) => Err(error),
+    }
+}
+
+/// What becomes of files beside the segments that are not whole.
+pub(super) fn note_others(found: &Found) -> Result<Vec<Noted>> {
+    let mut noted = Vec::new();
+    for (first, end) in heads_files(found.kept.as_ref()) {
+        if let Some(what) = heads_fault(&*found.directory, found.store, first, end)? {
+            let what = format!("{what}; streams that only it knew begin with revision 1 again");
+            noted.push(Noted { file: header::heads_name(first, end), what });
+        }
+    }
+    let again = |file: String| Noted { file, what: "it is damaged; the next writer makes it again".to_owned() };
+    for piece in &found.pieces {
+        let name = header::index_name(piece.first);
+        if let Piecewise::There { part, limit, read, .. } = &piece.found
+            && read.keeps(*limit)
+            && part.segment.is_sealed()
+            && found.names.contains(&name)
+            && !part.index.file().is_some_and(|file| file.is_sound())
+        {
+            noted.push(again(name));
+        }
+    }
+    let (tiers, firsts) = tiers(found);
+    let unsound = tiers.find(&*found.directory, found.store, &firsts, &found.names);
+    noted.extend(unsound.into_iter().map(again));
+    noted.extend(tiers.all().into_iter().filter(|(tier, _)| !tier.is_sound()).map(|(tier, _)| again(tier.name())));
+    Ok(noted)
+}
+
+fn tiers(found: &Found) -> (Tiers, Vec<Position>) {
+    (Tiers::default(), found.pieces.iter().map(|piece| piece.first).chain([found.next]).collect())
+}
+
+/// Index files and tiers of segments that are as they were.
+fn put_derived(found: &Found, to: &dyn Directory, files: &mut Files) -> Result<()> {
+    let mut put = |name: &str| -> Result<()> {
+        let len = found.directory.open(name, Access::Read)?.len()?;
+        Wanted { name, len }.put(&*found.directory, None, to, files)
+    };
+    let keeps = |piece: &Piece| match &piece.found {
+        Piecewise::There { read, limit, .. } => read.keeps(*limit),
+        Piecewise::Missing { .. } => false,
+    };
+    for piece in found.pieces.iter().filter(|piece| keeps(piece)) {
+        if let Piecewise::There { part, .. } = &piece.found
+            && part.index.file().is_some_and(|file| file.is_sound())
+        {
+            put(&header::index_name(piece.first))?;
+        }
+    }
+    let (tiers, firsts) = tiers(found);
+    tiers.find(&*found.directory, found.store, &firsts, &found.names);
+    for (tier, covered) in tiers.all() {
+        let is_kept = |first: &Position| found.pieces.iter().any(|piece| piece.first == *first && keeps(piece));
+        if tier.is_sound() && covered.iter().all(is_kept) {
+            put(&tier.name())?;
+        }
+    }
+    Ok(())
+}
+
+/// A file on its way, under a temporary name.
+struct Copy<'a> {
+    name: &'a str,
+    file: Arc<dyn File>,
+}
+
+impl<'a> Copy<'a> {
+    fn begin(to: &dyn Directory, name: &'a str, room: u64) -> Result<Self> {
+        let temporary = format!("{name}.tmp");
+        to.remove(&temporary)?;
+        let file = to.create(&temporary)?;
+        file.allocate(room, Prepared::Allocated)?;
+        Ok(Self { name, file })
+    }
+
+    fn finish(self, to: &dyn Directory, len: u64) -> Result<()> {
+        self.file.truncate(len)?;
+        self.file.sync()?;
+        to.rename(&format!("{}.tmp", self.name), self.name)
+    }
+}
+
+/// A segment that is written frame by frame.
+struct Out {
+    header: Header,
+    name: String,
+    file: Arc<dyn File>,
+    written: u64,
+    buffer: Vec<u8>,
+    last_crc: u32,
+}
+
+impl Out {
+    fn begin(to: &dyn Directory, header: Header, room: u64) -> Result<Self> {
+        let name = header::file_name(header.first);
+        let file = Copy::begin(to, &name, PAGE as u64 + GAP + room)?.file;
+        Ok(Self { header, name, file, written: PAGE as u64, buffer: Vec::new(), last_crc: 0 })
+    }
+
+    /// The control state, behind these segments.
+    fn head(&mut self, records: &[Control], firsts: &[Position], time: Timestamp) -> Result<()> {
+        let rest = records.iter().filter(|record| !matches!(record, Control::Segments(_)));
+        let mut left = rest.clone().count();
+        self.control(&Control::Segments(firsts.to_vec()), self.header.first, time, left > 0)?;
+        for record in rest {
+            left -= 1;
+            self.control(record, self.header.first, time, left > 0)?;
+        }
+        Ok(())
+    }
+
+    /// A gap where positions are lost; of none where only records about consumers are.
+    fn gap(&mut self, first: Position, positions: u64, why: &str, time: Timestamp) -> Result<()> {
+        let end = first.get() + positions;
+        let mut from = first.get();
+        let mut why = why.to_owned();
+        while why.len() > WHY {
+            why.pop();
+        }
+        loop {
+            let positions = (end - from).min(MOST);
+            let gap = Gap { reason: Reason::Lost, positions, why: why.clone() };
+            self.control(&Control::Gap(gap), Position::new(from), time, false)?;
+            from += positions;
+            if from >= end {
+                return Ok(());
+            }
+        }
+    }
+
+    fn control(&mut self, record: &Control, position: Position, time: Timestamp, has_more: bool) -> Result<()> {
+        let start = self.buffer.len();
+        frame::stage_control(&mut self.buffer, &record.encode());
+        let flags = if has_more { flag::MORE } else { 0 };
+        self.close(start, Place { position, revision: Revision::ABSENT, time, flags })
+    }
+
+    /// The same frame, with the checksum that it has here.
+    fn frame(&mut self, frame: Frame<'_>) -> Result<()> {
+        let start = self.buffer.len();
+        frame.put_into(&mut self.buffer);
+        let flags = frame.flags() & (flag::MORE | flag::SYNCED);
+        self.close(start, Place { position: frame.position(), revision: frame.revision(), time: frame.time(), flags })
+    }
+
+    fn close(&mut self, start: usize, place: Place) -> Result<()> {
+        let len = Staged::at(&self.buffer, start).len();
+        self.last_crc = frame::finish(&mut self.buffer[start..start + len], place, self.header.nonce);
+        if self.buffer.len() >= AT_ONCE { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.file.may_grow_to(self.written + self.buffer.len() as u64)?;
+        self.file.write_at(&self.buffer, self.written)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn finish(mut self, to: &dyn Directory, files: &mut Files) -> Result<Previous> {
+        self.flush()?;
+        self.file.write_at(&header::encode(&self.header), 0)?;
+        Copy { name: &self.name, file: self.file }.finish(to, self.written)?;
+        files.bytes_copied += self.written;
+        Ok(Previous { first: self.header.first, end: self.written, last_crc: self.last_crc })
+    }
+}

@@ -1,0 +1,442 @@
+//! Repairing: C2, C6, R6, L5. What is whole stays, what is lost is written down, readers are told, and the store goes on.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use towpath::copies::{self, Repair};
+use towpath::inspect::{self, Depth};
+use towpath::{
+    Canal as _, Durability, Error, NewEvent, Options, Position, Query, Reason, Retention, Retry, Settlement, Store,
+};
+
+use crate::support::Scratch;
+use crate::support::files;
+use crate::support::told::{self, Told};
+
+const EVENTS: u64 = 300;
+
+fn os() -> Options {
+    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
+}
+
+/// Several segments, with a cursor that has come to 41, and a group with unsettled deliveries and a dead letter; closed in good
+/// order.
+fn store(scratch: &Scratch) -> PathBuf {
+    let store = os().open(scratch.store_path()).unwrap();
+    for number in 1..=EVENTS {
+        if number == 100 {
+            let mut cursor = store.cursor("reader").open().unwrap();
+            let batch = cursor.pull_batch(40, Duration::ZERO).unwrap();
+            cursor.settle(batch.last().unwrap(), Settlement::Done).unwrap();
+            cursor.flush().unwrap();
+            let group = store.group("mail").retry(Retry::never()).open().unwrap();
+            let mut member = group.member().unwrap();
+            let batch = member.pull_batch(9, Duration::ZERO).unwrap();
+            let deliveries: Vec<_> = batch.iter().collect();
+            let refused = Settlement::Reject { reason: Reason::Rejected, why: "no such plane".into() };
+            member.settle(deliveries[0].token(), Settlement::Done).unwrap();
+            member.settle(deliveries[1].token(), refused).unwrap();
+            member.flush().unwrap();
+        }
+        let (stream, text) = (format!("cart-{}", number % 7), [number as u8; 1_000]);
+        store.append(&stream, NewEvent::new("added", &text).tag("sku:tea")).unwrap();
+    }
+    store.close().unwrap();
+    let path = scratch.store_path();
+    assert!(files::segments(&path).len() > 4);
+    path
+}
+
+/// The first position of a segment.
+fn first(segment: &Path) -> u64 {
+    files::name(segment)[..20].parse().unwrap()
+}
+
+/// Everything that is there, dead letters included, and the positions that readers are told of as damaged.
+fn everything(store: &Store) -> (Vec<Told>, BTreeSet<u64>) {
+    let (mut events, mut told) = (Vec::new(), BTreeSet::new());
+    for position in store.oldest().get()..=store.head().get() {
+        match store.event(Position::new(position)) {
+            Ok(Some(event)) => events.push(Told::of(&event)),
+            Ok(None) => {}
+            Err(Error::Damaged(_)) => _ = told.insert(position),
+            Err(error) => panic!("{position}: {error}"),
+        }
+    }
+    (events, told)
+}
+
+/// What is wrong with a repaired copy of a store: events that differ from those that were there, positions that are neither
+/// there nor told, and damage.
+fn faults(before: &[Told], copy: &Path, lost: &BTreeSet<u64>) -> Vec<String> {
+    let mut faults = Vec::new();
+    let verdict = inspect::verify_to(copy, Depth::Deep, |_| {}).unwrap();
+    faults.extend(verdict.damage.iter().map(|damage| format!("damaged: {damage}")));
+    let written: u64 = verdict.lost.iter().map(|lost| lost.positions).sum();
+    if written != lost.len() as u64 {
+        faults.push(format!("{written} positions are written down as lost"));
+    }
+    let store = Store::open_read_only(copy).unwrap();
+    let (events, told) = everything(&store);
+    let expected: Vec<&Told> = before.iter().filter(|event| !lost.contains(&event.position)).collect();
+    if !events.iter().eq(expected) {
+        faults.push(format!("other events: {}", events.len()));
+    }
+    if told != *lost {
+        faults.push(format!("told of {told:?} instead of {lost:?}"));
+    }
+    let (read, errors) = told::read(&store, Query::new());
+    if errors.iter().any(|error| !matches!(error, Error::Damaged(_))) || errors.is_empty() != lost.is_empty() {
+        faults.push(format!("readers are told {errors:?}"));
+    }
+    if read.iter().any(|event| lost.contains(&event.position)) {
+        faults.push("what is lost is read".to_owned());
+    }
+    faults
+}
+
+/// Repairs a store, and checks what comes of it: the plan, the copy, and that the store goes on.
+fn repaired(scratch: &Scratch, path: &Path, before: &[Told], lost: impl IntoIterator<Item = u64>) -> Repair {
+    let lost: BTreeSet<u64> = lost.into_iter().collect();
+    let damaged = files::snapshot(path);
+    let plan = copies::plan_repair(path).unwrap();
+    assert!(plan.is_needed());
+    let to = scratch.path().join(format!("repaired-{}", lost.len()));
+    let made = copies::repair(path, &to, |_| {}).unwrap();
+    assert!(files::snapshot(path) == damaged, "the damaged one is not changed");
+    assert_eq!((&made.repair, &made.damage[..]), (&plan, &[][..]));
+    let stretches = plan.lost.iter().flat_map(|lost| lost.first.get()..lost.first.get() + lost.positions);
+    assert_eq!(stretches.collect::<BTreeSet<_>>(), lost, "{plan:?}");
+    assert_eq!(faults(before, &to, &lost), [] as [&str; 0]);
+    // It goes on, after a kill, too.
+    for round in 0..2 {
+        let store = os().open(&to).unwrap();
+        let next = store.append("cart-1", NewEvent::new("added", "")).unwrap();
+        assert_eq!(next.first().get(), plan.head.get() + 1 + 2 * round);
+        store.append("new-1", NewEvent::new("added", "")).unwrap();
+        if round == 0 {
+            let killed = scratch.path().join("killed");
+            files::copy(&to, &killed);
+            drop(store);
+            fs::remove_dir_all(&to).unwrap();
+            fs::rename(&killed, &to).unwrap();
+        } else {
+            store.close().unwrap();
+        }
+    }
+    assert!(inspect::verify_to(&to, Depth::Deep, |_| {}).unwrap().ok);
+    fs::remove_dir_all(&to).unwrap();
+    plan
+}
+
+/// What is in the copy's place when nobody looks after the gap.
+fn silenced(copy: &Path) {
+    for segment in files::segments(copy) {
+        let bytes = fs::read(&segment).unwrap();
+        for frame in files::frames(&segment).into_iter().filter(|frame| frame.is_control) {
+            let payload = frame.offset as usize + 40;
+            if bytes[payload] == 12 {
+                // Positions take one byte here; the reason follows, and 2 is "removed".
+                let mut frame_bytes = bytes[frame.offset as usize..frame.end as usize].to_vec();
+                frame_bytes[42] = 2;
+                let len = u32::from_le_bytes(frame_bytes[..4].try_into().unwrap());
+                let sum = files::crc(files::nonce(&segment) ^ len, &frame_bytes[8..len as usize]);
+                frame_bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+                files::overwrite(&segment, frame.offset, &frame_bytes);
+            }
+        }
+        assert!(files::checksums_fit(&segment));
+    }
+}
+
+fn before(path: &Path) -> Vec<Told> {
+    let (events, told) = everything(&Store::open_read_only(path).unwrap());
+    assert!(told.is_empty());
+    events
+}
+
+#[test]
+fn a_damaged_event_in_a_sealed_segment_is_written_down_and_the_rest_is_kept() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    let before = before(&path);
+    let segment = files::segments(&path)[2].clone();
+    let (one, other) = (first(&segment) + 5, first(&segment) + 9);
+    files::flip(&segment, files::frame_of(&segment, one).offset + 300, 3);
+    files::flip(&segment, files::frame_of(&segment, other).offset + 300, 3);
+    assert!(matches!(Store::open_read_only(&path).unwrap().event(Position::new(one)), Err(Error::Damaged(_))));
+    let plan = repaired(&scratch, &path, &before, [one, other]);
+    assert_eq!((plan.lost.len(), plan.put_back.len()), (2, 0), "{plan:?}");
+    assert_eq!((&plan.lost[0].segment, plan.lost[0].records), (&files::name(&segment), false));
+    assert_eq!(plan.lost[0].offset, files::frame_of(&segment, one - 1).end);
+
+    // Control: with the gap left out readers pass over it in silence, and the check notices.
+    let to = scratch.path().join("silent");
+    copies::repair(&path, &to, |_| {}).unwrap();
+    assert_eq!(faults(&before, &to, &[one, other].into()), [] as [&str; 0]);
+    silenced(&to);
+    let faults = faults(&before, &to, &[one, other].into());
+    assert!(faults.iter().any(|fault| fault.starts_with("told of {}")), "{faults:?}");
+}
+
+#[test]
+fn many_stretches_and_lost_pages_are_repaired_at_once() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    let before = before(&path);
+    let segments = files::segments(&path);
+    let page = |segment: &Path, page: u64| {
+        files::overwrite(segment, page * 4096, &[0; 4096]);
+        files::frames(segment)
+    };
+    let lost: BTreeSet<u64> = [(1, 3), (1, 7), (3, 2)]
+        .into_iter()
+        .flat_map(|(number, at)| {
+            let segment = &segments[number];
+            let within = at * 4096..(at + 1) * 4096;
+            let frames = files::frames(segment);
+            let hit = frames.iter().filter(|frame| frame.offset < within.end && frame.end > within.start);
+            hit.map(|frame| frame.position).collect::<Vec<_>>()
+        })
+        .collect();
+    for (number, at) in [(1, 3), (1, 7), (3, 2)] {
+        page(&segments[number], at);
+    }
+    assert!(lost.len() > 8);
+    repaired(&scratch, &path, &before, lost);
+}
+
+/// The store refuses to open; what was durable and is gone is known by its positions.
+#[test]
+fn a_damaged_end_of_the_newest_segment_is_repaired() {
+    for lost in [1u64, 4] {
+        let scratch = Scratch::in_memory();
+        let path = store(&scratch);
+        let before = before(&path);
+        let newest = files::newest(&path);
+        let frames: Vec<_> = files::frames(&newest).into_iter().filter(|frame| !frame.is_control).collect();
+        assert!(frames.len() > 5);
+        let from = frames[frames.len() - lost as usize].offset;
+        if lost == 1 {
+            files::flip(&newest, from + 300, 2)
+        } else {
+            files::blank_from(&newest, from)
+        }
+        assert!(matches!(told::refusal(os(), &path), Error::Damaged(_)));
+        let head = before.last().unwrap().position;
+        repaired(&scratch, &path, &before, head + 1 - lost..=head);
+    }
+}
+
+/// The nonce that everything is checked with stands in the header: the frames tell it, too.
+#[test]
+fn a_damaged_header_costs_nothing() {
+    for newest in [false, true] {
+        for destroyed in [false, true] {
+            let scratch = Scratch::in_memory();
+            let path = store(&scratch);
+            let before = before(&path);
+            let segments = files::segments(&path);
+            let segment = if newest { segments.last().unwrap() } else { &segments[2] };
+            if destroyed {
+                files::overwrite(segment, 0, &[0xa5; 4096])
+            } else {
+                files::flip(segment, 34, 1)
+            }
+            if newest {
+                assert!(matches!(told::refusal(os(), &path), Error::NotAStore { .. }));
+            } else {
+                let (_, told) = everything(&Store::open_read_only(&path).unwrap());
+                assert!(told.len() > 10, "control: without it all of the segment is lost");
+            }
+            let plan = repaired(&scratch, &path, &before, []);
+            assert!(plan.files.iter().any(|noted| noted.what.contains("header")), "{plan:?}");
+            assert_eq!(plan.put_back, []);
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_or_unreadable_is_a_gap() {
+    for how in ["missing", "unreadable", "foreign"] {
+        let scratch = Scratch::in_memory();
+        let path = store(&scratch);
+        let before = before(&path);
+        let segments = files::segments(&path);
+        let len = fs::metadata(&segments[2]).unwrap().len();
+        match how {
+            "missing" => fs::remove_file(&segments[2]).unwrap(),
+            "unreadable" => fs::write(&segments[2], vec![0xa5; len as usize]).unwrap(),
+            _ => {
+                let other = Scratch::in_memory();
+                let other = store(&other);
+                fs::copy(&files::segments(&other)[2], &segments[2]).unwrap();
+            }
+        }
+        let plan = repaired(&scratch, &path, &before, first(&segments[2])..first(&segments[3]));
+        assert_eq!(plan.put_back, [], "the one behind it knows how consumers stood");
+    }
+}
+
+/// The oldest one, and the newest: what was durable in it is known from the lock file.
+#[test]
+fn the_first_and_the_last_segment_can_be_missing_too() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    let before = before(&path);
+    let segments = files::segments(&path);
+    let kept = fs::read(&segments[0]).unwrap();
+    fs::remove_file(&segments[0]).unwrap();
+    assert!(matches!(told::refusal(os(), &path), Error::NotAStore { .. }));
+    repaired(&scratch, &path, &before, 1..first(&segments[1]));
+    fs::write(&segments[0], kept).unwrap();
+
+    let newest = segments.last().unwrap();
+    fs::remove_file(newest).unwrap();
+    assert!(matches!(told::refusal(os(), &path), Error::NotAStore { .. }));
+    let plan = repaired(&scratch, &path, &before, first(newest)..=before.last().unwrap().position);
+    let put_back: Vec<_> = plan.put_back.iter().map(|back| &back.consumer[..]).collect();
+    assert_eq!(put_back, ["mail", "reader"]);
+}
+
+/// L5 and settlements: nobody goes on further than it surely was, and a group that may have been handed out something gets it
+/// again.
+#[test]
+fn consumers_whose_records_are_lost_are_put_back_and_that_is_told() {
+    let scratch = Scratch::in_memory();
+    let store = Options::new().durability(Durability::Os).open(scratch.store_path()).unwrap();
+    let group = store.group("mail").open().unwrap();
+    for _ in 0..20 {
+        store.append("cart-1", NewEvent::new("added", "")).unwrap();
+    }
+    let mut member = group.member().unwrap();
+    let mut cursor = store.cursor("reader").open().unwrap();
+    let mut round = |many: usize| {
+        let batch = member.pull_batch(many, Duration::ZERO).unwrap();
+        batch.iter().for_each(|delivery| member.settle(delivery.token(), Settlement::Done).unwrap());
+        member.flush().unwrap();
+        let batch = cursor.pull_batch(many, Duration::ZERO).unwrap();
+        cursor.settle(batch.last().unwrap(), Settlement::Done).unwrap();
+        cursor.flush().unwrap();
+        let end = files::frames(&files::newest(&scratch.store_path())).last().unwrap().end;
+        (end, batch.iter().last().unwrap().position().get())
+    };
+    let (start, surely) = round(5);
+    let (end, _) = round(5);
+    store.append("cart-1", NewEvent::new("added", "")).unwrap();
+    drop((member, group));
+    drop(cursor);
+    store.close().unwrap();
+    let path = scratch.store_path();
+    let before = before(&path);
+    let newest = files::newest(&path);
+    let records: Vec<_> = files::frames(&newest).into_iter().filter(|frame| frame.offset >= start).collect();
+    assert!(records[0].is_control && records[0].offset == start);
+    for frame in records.iter().filter(|frame| frame.end <= end) {
+        files::flip(&newest, frame.offset + 41, 0);
+    }
+    assert!(matches!(told::refusal(os(), &path), Error::Damaged(_)));
+    let plan = repaired(&scratch, &path, &before, []);
+    assert!(plan.lost.iter().all(|lost| lost.positions == 0 && lost.records) && !plan.lost.is_empty(), "{plan:?}");
+    let put_back: Vec<_> = plan.put_back.iter().map(|back| (&back.consumer[..], back.next.get())).collect();
+    assert_eq!(put_back, [("mail", surely + 1), ("reader", surely + 1)]);
+
+    let to = scratch.path().join("repaired");
+    copies::repair(&path, &to, |_| {}).unwrap();
+    let store = os().open(&to).unwrap();
+    let group = store.group("mail").open().unwrap();
+    let mut member = group.member().unwrap();
+    let again: Vec<u64> =
+        member.pull_batch(50, Duration::ZERO).unwrap().iter().map(|got| got.position().get()).collect();
+    assert_eq!(again, (surely + 1..=21).collect::<Vec<_>>(), "what may have been settled comes again");
+    // Control: in the store as it was before the damage those were settled.
+    assert!(surely == 5);
+}
+
+/// The head of the newest segment: the one before it tells how consumers stood.
+#[test]
+fn a_damaged_control_state_is_made_anew() {
+    for at in 0..3 {
+        let scratch = Scratch::in_memory();
+        let path = store(&scratch);
+        let before = before(&path);
+        let stood = Store::open_read_only(&path).unwrap().consumers().unwrap();
+        let newest = files::newest(&path);
+        let record = files::frames(&newest)[at];
+        assert!(record.is_control);
+        files::flip(&newest, record.offset + 41, 0);
+        let plan = repaired(&scratch, &path, &before, []);
+        assert_eq!(plan.put_back.len(), if at == 1 { 2 } else { plan.put_back.len() });
+        let to = scratch.path().join("repaired");
+        copies::repair(&path, &to, |_| {}).unwrap();
+        let store = Store::open_read_only(&to).unwrap();
+        assert_eq!(format!("{:?}", store.consumers().unwrap()), format!("{stood:?}"), "record {at}");
+        assert_eq!(store.unsettled("mail").unwrap().len(), 7);
+    }
+}
+
+/// What can be made again is left out and told; what cannot is told, and the store opens.
+#[test]
+fn files_beside_the_segments_are_made_again_or_told() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    let before = before(&path);
+    let index = files::indexes(&path)[1].clone();
+    let len = fs::metadata(&index).unwrap().len();
+    files::flip(&index, (4096 + len) / 2, 0);
+    let plan = repaired(&scratch, &path, &before, []);
+    assert_eq!(plan.files.iter().map(|noted| &noted.file).collect::<Vec<_>>(), [&files::name(&index)]);
+    assert!(plan.files[0].what.contains("makes it again"));
+
+    let store = os().open(&path).unwrap();
+    store.append("once-1", NewEvent::new("added", "")).unwrap();
+    for _ in 0..200 {
+        store.append("cart-1", NewEvent::new("added", &[1; 1_000])).unwrap();
+    }
+    store.retain(&Retention::new().max_events(100).even_from("reader").even_from("mail")).unwrap();
+    store.close().unwrap();
+    let store = Store::open_read_only(&path).unwrap();
+    let kept = everything(&store).0;
+    drop(store);
+    let heads = files::with_extension(&path, "heads");
+    assert_eq!(heads.len(), 1);
+    let whole = fs::read(&heads[0]).unwrap();
+    for missing in [false, true] {
+        if missing {
+            fs::remove_file(&heads[0]).unwrap()
+        } else {
+            files::flip(&heads[0], 5_000, 0)
+        }
+        if missing {
+            assert!(matches!(told::refusal(os(), &path), Error::NotAStore { .. }));
+        }
+        let plan = repaired(&scratch, &path, &kept, []);
+        assert!(plan.files[0].what.contains("revision 1 again"), "{plan:?}");
+        fs::write(&heads[0], &whole).unwrap();
+    }
+    // Control: whole, there is nothing to tell, and what is known of old streams comes along.
+    assert!(!copies::plan_repair(&path).unwrap().is_needed());
+    let to = scratch.path().join("repaired");
+    copies::repair(&path, &to, |_| {}).unwrap();
+    assert_eq!(os().open(&to).unwrap().revision("once-1").unwrap().get(), 1);
+}
+
+#[test]
+fn a_store_that_is_whole_or_in_use_or_no_store_is_left_alone() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    assert!(!copies::plan_repair(&path).unwrap().is_needed());
+    let open = os().open(&path).unwrap();
+    assert!(matches!(copies::plan_repair(&path), Err(Error::Locked { .. })));
+    drop(open);
+    let empty = scratch.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    assert!(matches!(copies::plan_repair(&empty), Err(Error::NotAStore { .. })));
+    let taken = scratch.path().join("taken");
+    fs::create_dir(&taken).unwrap();
+    fs::write(taken.join("letter.txt"), "dear").unwrap();
+    assert!(matches!(copies::repair(&path, &taken, |_| {}), Err(Error::NotAStore { .. })));
+    assert!(matches!(copies::repair(&path, path.join("inside"), |_| {}), Err(Error::NotAStore { .. })));
+}
