@@ -1,8 +1,10 @@
 //! Looking at a store's directory without opening the store: figures, and a check of every byte. Works beside a live
 //! writer, takes no lock, and changes nothing.
 
+mod surroundings;
 pub(crate) mod verify;
 
+pub use surroundings::{FileSystem, Surroundings, Writer, surroundings};
 pub use verify::{Depth, LostForGood, Progress, Verdict, verify, verify_to};
 
 use std::collections::{BTreeMap, HashMap};

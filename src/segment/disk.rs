@@ -61,6 +61,10 @@ pub(crate) trait Directory: Send + Sync + Debug {
     fn exchange(&self, _one: &str, _other: &str) -> Result<bool> {
         Ok(false)
     }
+    /// What the file system says of this directory. `None`: it says nothing.
+    fn lies_on(&self) -> Result<Option<LiesOn>> {
+        Ok(None)
+    }
     /// Removes an empty directory in this one. None there is no error.
     fn remove_directory(&self, name: &str) -> Result<()>;
     /// What the operating system knows it by, where it does.
@@ -111,6 +115,21 @@ pub(crate) trait File: Send + Sync + Debug {
     fn lock(&self) -> Result<bool>;
     /// Gives the lock back before the file is dropped.
     fn unlock(&self) -> Result<()>;
+}
+
+/// Where a directory lies.
+#[derive(Clone, Debug)]
+pub(crate) struct LiesOn {
+    /// The number that the system gives to this kind of file system.
+    pub(crate) kind: Option<u64>,
+    pub(crate) total: u64,
+    /// As far as this process may use it.
+    pub(crate) free: u64,
+    /// Bytes that the files in it take.
+    pub(crate) used: u64,
+    /// Who may do what with the directory, and with each file in it.
+    pub(crate) mode: u32,
+    pub(crate) modes: Vec<(String, u32)>,
 }
 
 /// What a file is from outside.
@@ -296,6 +315,37 @@ impl Directory for RealDirectory {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
             Err(error) => self.io("rename", one, Err(error)),
         }
+    }
+
+    fn lies_on(&self) -> Result<Option<LiesOn>> {
+        let failed = |error| Error::io("look at", &self.path, error);
+        let room = rustix::fs::fstatvfs(&self.handle).map_err(failed)?;
+        #[cfg(target_os = "linux")]
+        #[expect(clippy::cast_sign_loss, reason = "the numbers of file systems are bit patterns")]
+        let kind = Some(u64::from(rustix::fs::fstatfs(&self.handle).map_err(failed)?.f_type as u32));
+        #[cfg(not(target_os = "linux"))]
+        let kind = None;
+        let (mut used, mut modes) = (0, Vec::new());
+        for name in self.names()? {
+            let stat = match rustix::fs::statat(&self.handle, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+                // It may go while we look.
+                Err(Errno::NOENT) => continue,
+                stat => self.io("look at", &name, stat)?,
+            };
+            used += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+                modes.push((name, stat.st_mode & 0o7777));
+            }
+        }
+        let own = rustix::fs::fstat(&self.handle).map_err(failed)?;
+        Ok(Some(LiesOn {
+            kind,
+            total: room.f_blocks.saturating_mul(room.f_frsize),
+            free: room.f_bavail.saturating_mul(room.f_frsize),
+            used,
+            mode: own.st_mode & 0o7777,
+            modes,
+        }))
     }
 
     fn remove_directory(&self, name: &str) -> Result<()> {

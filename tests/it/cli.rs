@@ -914,6 +914,66 @@ fn nobody_who_reads_is_no_error_and_a_full_disk_is_one() {
     assert_eq!(unheard.code(), Some(2));
 }
 
+/// Beside a live writer, and behind one: who has it, what is at risk, who is stuck, and what is open to others.
+#[test]
+fn doctor_tells_how_a_store_stands_and_what_to_look_at() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let scratch = Scratch::new();
+    let store = scratch.open_with(towpath::Durability::Os);
+    five(&store);
+    let group = store.group("mail").open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = towpath::Canal::pull_batch(&mut member, 2, std::time::Duration::ZERO).unwrap();
+    let first = batch.iter().next().unwrap().token();
+    let why = "no such plane".into();
+    towpath::Canal::settle(&mut member, first, towpath::Settlement::Reject { reason: towpath::Reason::Rejected, why })
+        .unwrap();
+    member.flush().unwrap();
+    let before = files::snapshot(scratch.path());
+
+    let told = run(&scratch, &["doctor", STORE, "--json"]);
+    assert_eq!(told.status, Some(1));
+    let object: Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!(object["writer"]["process"], std::process::id());
+    assert_eq!((&object["writer"]["lives"], &object["head"]), (&Value::Bool(true), &Value::from(6)));
+    assert_eq!(object["at_risk"], 6, "control: nothing was synced");
+    assert_eq!((&object["consumers"][0]["dead"], &object["consumers"][0]["in_flight"]), (&1.into(), &1.into()));
+    let about = |told: &Value| -> Vec<String> {
+        let places = ["disk", "file system"];
+        let all = told["findings"].as_array().unwrap().iter().map(|found| found["about"].as_str().unwrap().to_owned());
+        all.filter(|about| !places.contains(&&about[..])).collect()
+    };
+    assert_eq!(about(&object), ["dead letters"]);
+    let object: Value =
+        serde_json::from_str(&run(&scratch, &["doctor", STORE, "--json", "--behind", "1", "--older", "0"]).out)
+            .unwrap();
+    assert_eq!(about(&object), ["consumer", "consumer", "dead letters"]);
+    assert!(files::snapshot(scratch.path()) == before, "it changes nothing");
+
+    drop((member, group));
+    store.close().unwrap();
+    let segment = files::newest(&scratch.store_path());
+    std::fs::set_permissions(&segment, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let told = run(&scratch, &["doctor", STORE]).out;
+    assert!(told.contains("closed it in good order") && told.contains("would cost nothing"), "{told}");
+    assert!(told.contains(&format!("modes: {} has mode 0644", files::name(&segment))), "{told}");
+    run(&scratch, &["doctor", "nowhere"]).says(2, "nowhere");
+}
+
+/// What lies in memory is told: a restart loses it.
+#[test]
+fn doctor_warns_of_a_file_system_where_syncing_means_nothing() {
+    let scratch = Scratch::in_memory();
+    store_of_five(&scratch);
+    let told = run(&scratch, &["doctor", STORE]).out;
+    if told.contains("on tmpfs") {
+        assert!(told.contains("look at      file system: it lies in memory"), "{told}");
+    } else {
+        crate::support::child::skip("doctor_warns_of_a_file_system_where_syncing_means_nothing", "no tmpfs");
+    }
+}
+
 #[test]
 fn repair_tells_what_it_would_keep_and_writes_only_when_it_is_told_to() {
     let scratch = Scratch::new();

@@ -12,7 +12,7 @@ use towpath::{Expected, Position, Revision, Timestamp, limits};
 
 use crate::args::consuming::{ConsumersVerb, DeadVerb, Pending};
 use crate::args::retaining::RetainVerb;
-use crate::args::tools::{Backup, Repair, Restore, Verify};
+use crate::args::tools::{Backup, Doctor, Repair, Restore, Verify};
 use crate::template::Template;
 use crate::time;
 
@@ -135,6 +135,8 @@ pub(crate) enum Verb {
     Retain(RetainVerb),
     /// Check a store
     Verify(Verify),
+    /// Tell how a store stands: who has it, what it lies on, who is stuck, what a power cut would cost
+    Doctor(Doctor),
     /// Make a backup of a store beside its writer, or bring it up to date
     Backup(Backup),
     /// Make a store of a backup

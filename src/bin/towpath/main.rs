@@ -9,6 +9,7 @@ mod backup;
 mod bench;
 mod consumers;
 mod dead;
+mod doctor;
 mod failure;
 mod forward;
 mod import;
@@ -80,6 +81,7 @@ fn run(args: Args) -> failure::Result<Answer> {
         Verb::Forward(forward) => forward::run(&forward, &mut out),
         Verb::Retain(verb) => retain::run(&verb, &mut out),
         Verb::Verify(verify) => verify::run(&verify, &mut out),
+        Verb::Doctor(doctor) => doctor::run(&doctor, &mut out),
         Verb::Backup(backup) => backup::run(&backup, &mut out),
         Verb::Restore(restore) => backup::restore(&restore, &mut out),
         Verb::Repair(repair) => repair::run(&repair, &mut out),

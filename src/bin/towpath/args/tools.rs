@@ -51,6 +51,36 @@ it is there and a check still finds something; 2 when there is none. With --json
 `segment`, `offset`, `length`, `first`, `positions`, `records`, `why`), `put_back` (each `consumer`, `next`), `files` (each `file`,
 `what`), `torn_bytes`, and once written `to` and `damage`.";
 
+pub(crate) const DOCTOR_HELP: &str = "\
+Works beside a live writer and changes nothing. It does not check the events: that is `verify`.
+
+Something to look at, which makes the exit status 1:
+
+  consumer      it is --behind positions or more behind the head, or what it was handed out is --older and not settled
+  dead letters  they stand, and nobody has redriven or dropped them
+  disk          less than a twentieth of it, or less than 256 MiB, is free
+  file system   one in memory, over a network, or without a journal, where syncing is not what it is on a disk of one's own
+  modes         somebody else than the owner may do something with a file or the directory
+  quarantine    recovery has cut something off that nobody has looked at yet
+
+With --json an object: `ok`, `writer` (`process`, `since`, `lives`, `closed`; or null), `head`, `durable`, `at_risk` (events that a power
+cut now may take), `longest_unsynced` (how many stood unsynced at once in the newest segment, at the most), `used`, `free`, `total`,
+`file_system`, `consumers` (each `name`, `kind`, `lag`, `in_flight`, `waiting`, `dead`, `paused`, `oldest_handed_out`), `quarantined`,
+and `findings` (each `about`, `what`).";
+
+#[derive(clap::Args)]
+#[command(after_help = DOCTOR_HELP)]
+pub(crate) struct Doctor {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// How many positions a consumer may be behind
+    #[arg(long, value_name = "POSITIONS", default_value_t = 10_000)]
+    pub(crate) behind: u64,
+    /// How many seconds a delivery may be unsettled after it was handed out
+    #[arg(long, value_name = "SECONDS", default_value_t = 3_600)]
+    pub(crate) older: u64,
+}
+
 #[derive(clap::Args)]
 #[command(after_help = REPAIR_HELP)]
 pub(crate) struct Repair {
