@@ -134,7 +134,7 @@ impl Segment {
     }
 
     /// Opens a segment file whose header is not what was written, under one that is known otherwise.
-    pub(crate) fn open_as(directory: &dyn Directory, header: Header) -> Result<Self> {
+    pub(crate) fn open_under(directory: &dyn Directory, header: Header) -> Result<Self> {
         let name = header::file_name(header.first);
         let file = directory.open(&name, Access::Read)?;
         let map = file.map(file.len()?, Access::Read)?;

@@ -16,14 +16,14 @@ const EFFORT: u64 = 256 << 20;
 pub(super) fn open_without(directory: &dyn Directory, store: StoreId, first: Position) -> Result<Option<Segment>> {
     let (created, durable) = (Timestamp::default(), Position::START);
     let mut header = Header { store, nonce: Nonce(1), first, previous: None, created, durable };
-    let segment = Segment::open_as(directory, header.clone())?;
+    let segment = Segment::open_under(directory, header.clone())?;
     let Some((nonce, created)) =
         search(segment.bytes((PAGE as u64).min(segment.capacity()), segment.capacity()), first)
     else {
         return Ok(None);
     };
     (header.nonce, header.created) = (nonce, created);
-    Segment::open_as(directory, header).map(Some)
+    Segment::open_under(directory, header).map(Some)
 }
 
 /// The nonce under which frames follow each other, and the time of the first of them. Any frame fits some nonce, so two have
