@@ -474,6 +474,10 @@ impl File for RealFile {
         self.io("sync", self.handle.sync_data())
     }
 
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.handle.as_fd())
+    }
+
     fn map(&self, len: u64, access: Access) -> Result<Map> {
         self.io("map", Map::file(&self.handle, len, access))
     }
