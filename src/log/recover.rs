@@ -270,9 +270,12 @@ fn find_newest(
     }
 }
 
-/// Whether a segment's header is blank, or one of the two sectors is that have something in them: without syncs a power
+/// Whether a segment is shorter than its header, or that is blank, or one of the two sectors is that have something in them: without syncs a power
 /// cut may leave so much of it. Then no frame of it was ever known to be on the disk.
 fn is_unfinished(directory: &dyn Directory, name: &str, file: &dyn File) -> Result<bool> {
+    if file.len()? < PAGE as u64 {
+        return Ok(true);
+    }
     match Segment::read_header(directory, name, file)? {
         Err(header::Bad::Blank) => Ok(true),
         Err(header::Bad::Damaged | header::Bad::NotASegment) => {
@@ -405,7 +408,7 @@ fn write_again(directory: &dyn Directory, segment: &Segment, end: u64, last_crc:
     });
     let checked = written.and_then(|()| {
         // The kernel may have dropped such bytes since they were found whole.
-        let copy = Segment::open_as(directory, &temporary, segment.first(), Access::Read, None)?;
+        let copy = Segment::open_named(directory, &temporary, segment.first(), Access::Read, None)?;
         copy.allow(end);
         let found = scan(&copy, end, AtDamage::Stop)?;
         if (found.end, found.last_crc) == (end, last_crc) {

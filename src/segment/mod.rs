@@ -99,11 +99,11 @@ impl Segment {
 
     /// Opens a segment file; nothing of it may be read yet.
     pub(crate) fn open(directory: &dyn Directory, first: Position, access: Access, end: Option<u64>) -> Result<Self> {
-        Self::open_as(directory, &header::file_name(first), first, access, end)
+        Self::open_named(directory, &header::file_name(first), first, access, end)
     }
 
     /// The same of a file that does not have its name yet.
-    pub(crate) fn open_as(
+    pub(crate) fn open_named(
         directory: &dyn Directory,
         name: &str,
         first: Position,

@@ -50,7 +50,7 @@ fn a_sync_that_failed_is_not_tried_again_by_the_one_who_seals() {
         assert!(store.close().is_err(), "seed {seed}");
         let durable = kept.durable();
         drop(kept);
-        disk.begin(End::Kill).unwrap();
+        disk.begin(CUT).unwrap();
         let store = open(&disk, Durability::Os);
         assert!(store.head() >= durable, "seed {seed}: durable up to {durable}, and it ends at {}", store.head());
         lost += u32::from(store.head() < head);
