@@ -31,6 +31,23 @@ pub enum Error {
         /// The bytes that were asked for.
         needed: u64,
     },
+    /// The store has as many bytes as [`Options::limit_bytes`](crate::Options::limit_bytes) lets it have. Nothing of the commit was
+    /// written; reads and settlements go on, and appends work again once old events were let go of
+    /// ([`Store::retain`](crate::Store::retain)).
+    #[error(
+        "no room for {needed} bytes in {}, which has {used} of the {limit} bytes it may have; let go of old events and append again",
+        path.display()
+    )]
+    StoreFull {
+        /// The store.
+        path: PathBuf,
+        /// The bytes that it may have.
+        limit: u64,
+        /// The bytes that it has.
+        used: u64,
+        /// The bytes that were asked for: those of the commit, or of another segment for it.
+        needed: u64,
+    },
     /// Another writer has this store open.
     #[error("store {} is locked by {}; open it read-only, or stop that process", path.display(), holder_text(*holder))]
     Locked {

@@ -21,7 +21,6 @@ use crate::log::retain::{self, Plan, Retention};
 use crate::log::terms::Filter;
 use crate::log::{Log, recover};
 use crate::segment::disk::RealDisk;
-use crate::segment::map::Access;
 use crate::sync::guard;
 
 /// What a store holds.
@@ -100,11 +99,8 @@ pub fn summary(path: impl AsRef<Path>) -> Result<Summary> {
         events += found.events - found.own_events;
         streams += found.streams;
     }
-    let mut bytes = 0;
-    for name in log.directory.names()? {
-        // Folders have no bytes of their own, and a file may go while we look.
-        bytes += log.directory.open(&name, Access::Read).and_then(|file| file.len()).unwrap_or(0);
-    }
+    // Folders have no bytes of their own, and a file may go while we look.
+    let bytes = log.directory.names()?.iter().map(|name| log.directory.size(name)).sum::<Result<u64>>()?;
     let head = log.head();
     let checkpoints = guard(&log.state).checkpoints.iter().map(|(name, next)| (name.clone(), *next)).collect();
     Ok(Summary {

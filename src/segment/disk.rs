@@ -43,6 +43,10 @@ pub(crate) trait Directory: Send + Sync + Debug {
     /// Gives the lock back before the directory is dropped.
     fn unlock(&self) -> Result<()>;
     fn names(&self) -> Result<Vec<String>>;
+    /// How many bytes a file has. 0 when there is none of that name, or something else.
+    fn size(&self, name: &str) -> Result<u64> {
+        self.open(name, Access::Read).and_then(|file| file.len()).or(Ok(0))
+    }
     #[cfg(feature = "sink-file")]
     /// What stands at a name, found by the directory's path: whoever comes that way finds the same. `None`: nothing.
     fn look(&self, name: &str) -> Result<Option<Look>>;
@@ -257,6 +261,14 @@ impl Directory for RealDirectory {
         }
         names.sort();
         Ok(names)
+    }
+
+    fn size(&self, name: &str) -> Result<u64> {
+        match rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => Ok(stat.st_size as u64),
+            Ok(_) | Err(Errno::NOENT) => Ok(0),
+            Err(error) => self.io("look at", name, Err(error)),
+        }
     }
 
     #[cfg(feature = "sink-file")]

@@ -167,7 +167,7 @@ fn copy(record: &Delivery<'_>, stream: &str) -> Commit {
 /// What an append failed with, as a sink says it.
 fn refusal(error: &Error) -> Refusal {
     let why: Cow<'static, str> = match error {
-        Error::DiskFull { .. } => "no room in the target store".into(),
+        Error::DiskFull { .. } | Error::StoreFull { .. } => "no room in the target store".into(),
         other => other.to_string().into(),
     };
     match error {

@@ -163,7 +163,7 @@ impl Store {
     ///
     /// # Errors
     /// Nothing is written when it says: [`Error::Conflict`], [`Error::ConditionFailed`], [`Error::Refused`],
-    /// [`Error::KeyReused`], [`Error::TooLarge`], [`Error::Invalid`], [`Error::DiskFull`], [`Error::ReadOnly`],
+    /// [`Error::KeyReused`], [`Error::TooLarge`], [`Error::Invalid`], [`Error::DiskFull`], [`Error::StoreFull`], [`Error::ReadOnly`],
     /// [`Error::Closed`], and [`Error::Damaged`] when damage hides where a stream stands or whether an idempotency key or
     /// a condition's event is there. After [`Error::Stopped`] reopening tells whether it was.
     pub fn commit(&self, commit: &Commit) -> Result<Receipt> {

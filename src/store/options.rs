@@ -11,9 +11,10 @@ use crate::log::grow::Manner;
 use crate::log::recover;
 use crate::segment::disk::{Disk, Prepared, RealDisk};
 use crate::store::{Inner, Store};
-use crate::writer::Writer;
 use crate::writer::durability::Durability;
 use crate::writer::housekeeping::Work;
+use crate::writer::limit::Limit;
+use crate::writer::{Settings, Writer};
 
 /// How a store is opened. Each choice has a default that suits most.
 #[derive(Clone)]
@@ -23,6 +24,7 @@ pub struct Options {
     staging_bytes: usize,
     clock: Arc<dyn Clock>,
     create: bool,
+    limit_bytes: Option<u64>,
     disk: Arc<dyn Disk>,
     work: Work,
 }
@@ -43,6 +45,7 @@ impl Options {
             staging_bytes: limits::STAGING,
             clock: Arc::new(SystemClock),
             create: true,
+            limit_bytes: None,
             disk: Arc::new(RealDisk),
             work: Work::Threads,
         }
@@ -99,6 +102,17 @@ impl Options {
         open_on(&*self.disk, path, self.clock)
     }
 
+    /// The most bytes that the store may have on disk, as [`inspect::Summary::bytes`](crate::inspect::Summary::bytes) counts them: all its
+    /// files, a segment with all that is set aside for it. An append that needs another segment beyond that is refused
+    /// with [`Error::StoreFull`]; reads, settlements, checkpoints and [`Store::retain`] go on. Segments are at most a quarter of
+    /// the limit then, since the newest one never goes. The guide's page on
+    /// [retention](crate::guide::retention) tells what may go beyond it. Without this only the disk is the limit.
+    #[must_use]
+    pub fn limit_bytes(mut self, bytes: u64) -> Self {
+        self.limit_bytes = Some(bytes);
+        self
+    }
+
     /// Opens the store for writing.
     ///
     /// # Errors
@@ -111,7 +125,15 @@ impl Options {
         let manner = self.manner();
         let opened = recover::open_writer(&*self.disk, path.as_ref(), self.create, manner, &*self.clock)?;
         let (log, recovery) = (opened.log.clone(), opened.recovery.clone());
-        let writer = Writer::start(opened, manner, self.durability, self.staging_bytes, self.clock.clone(), self.work)?;
+        let settings = Settings {
+            manner,
+            durability: self.durability,
+            staging_bytes: self.staging_bytes,
+            clock: self.clock.clone(),
+            limit: self.limit_bytes,
+            work: self.work,
+        };
+        let writer = Writer::start(opened, settings)?;
         Ok(Store { inner: Arc::new(Inner::new(log, Some(writer), recovery, self.clock)) })
     }
 
@@ -122,7 +144,7 @@ impl Options {
         Manner {
             prepared: if synced { Prepared::Zeroed } else { Prepared::Allocated },
             synced,
-            largest: self.segment_bytes,
+            largest: self.limit_bytes.map_or(self.segment_bytes, |bytes| self.segment_bytes.min(Limit::largest(bytes))),
         }
     }
 }
@@ -134,6 +156,7 @@ impl fmt::Debug for Options {
             .field("segment_bytes", &self.segment_bytes)
             .field("staging_bytes", &self.staging_bytes)
             .field("create", &self.create)
+            .field("limit_bytes", &self.limit_bytes)
             .finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@ mod check;
 pub(crate) mod commit;
 pub(crate) mod durability;
 pub(crate) mod housekeeping;
+pub(crate) mod limit;
 mod retain;
 mod roll;
 pub(crate) mod staging;
@@ -37,6 +38,19 @@ use crate::writer::turn::Turn;
 
 /// How many turns in a row a waiting caller takes before it leaves the rest to the writer's thread.
 const LED_TURNS: u32 = 4;
+
+/// How a store is written.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) manner: Manner,
+    pub(crate) durability: Durability,
+    /// How many bytes may wait for the writer.
+    pub(crate) staging_bytes: usize,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The most bytes that the store may have.
+    pub(crate) limit: Option<u64>,
+    pub(crate) work: Work,
+}
 
 /// The one writer of a store: staging, the turn, and the threads that keep things going.
 #[derive(Debug)]
@@ -71,23 +85,16 @@ pub(crate) struct Shared {
 
 impl Writer {
     /// Starts the writer of a log that was just opened.
-    pub(crate) fn start(
-        opened: Opened,
-        manner: Manner,
-        durability: Durability,
-        staging_bytes: usize,
-        clock: Arc<dyn Clock>,
-        work: Work,
-    ) -> Result<Self> {
+    pub(crate) fn start(opened: Opened, settings: Settings) -> Result<Self> {
         let log = opened.log.clone();
-        let housekeeping = Housekeeping::start(log.clone(), manner, work)?;
-        let turn = Turn::new(opened, manner, durability, clock, housekeeping.orders());
+        let housekeeping = Housekeeping::start(log.clone(), settings.manner, settings.work)?;
+        let turn = Turn::new(opened, &settings, housekeeping.orders());
         let fork = ForkGuard::new().map_err(|error| Error::io("map", log.directory.path(), error))?;
         let shared = Arc::new_cyclic(|shared| Shared {
             log: log.clone(),
-            staging: Staging::new(staging_bytes, shared.clone()),
+            staging: Staging::new(settings.staging_bytes, shared.clone()),
             turn: Mutex::new(turn),
-            durability,
+            durability: settings.durability,
             syncing: Mutex::new(()),
             retaining: Mutex::new(()),
             fork,
@@ -95,7 +102,7 @@ impl Writer {
             timer_runs: AtomicBool::new(false),
         });
         let own = shared.clone();
-        let writer = match work {
+        let writer = match settings.work {
             Work::Steps => None,
             Work::Threads => {
                 let thread = thread::Builder::new().name("towpath-writer".to_owned()).spawn(move || own.run());

@@ -51,6 +51,7 @@ impl Shared {
             // 4. What a crash leaves here is removed when the store is opened.
             retain::remove_files(&*log.directory, &names, &known)?;
             log.counts.let_go.add(plan.segments);
+            log.counts.changed.add(1);
             return Ok(plan);
         }
     }

@@ -16,28 +16,24 @@ use crate::writer::turn::Turn;
 const WARM_BELOW: u128 = 1 << 30;
 
 impl Turn {
-    /// Goes on in a new segment with room for `needed` bytes. On error nothing has changed, or the writer has
+    /// Goes on in a new segment with room for a commit. On error nothing has changed, or the writer has
     /// stopped.
-    pub(super) fn roll(&mut self, needed: u64, log: &Log) -> Result<()> {
+    pub(super) fn roll(&mut self, commit: &[u8], log: &Log) -> Result<()> {
         // The state is written again at the head of each segment: a segment has to have room for more than that.
-        let needed = needed + 4 * self.state_size(log);
-        let spare = match self.orders.spare(needed) {
-            Some(spare) => spare,
-            None => {
-                let size = grow::next_size(self.log_bytes, needed, self.manner.largest);
-                Spare::prepare(&*log.directory, size, self.manner)?
-            }
-        };
+        let needed = commit.len() as u64 + 4 * self.state_size(log);
+        let spare = self.spare_within(needed, commit, log)?;
         self.go_on_in(spare, log)
     }
 
     /// Has the next segment made ready once this one is half full, so that short visits to a store cost nothing.
-    pub(super) fn order_spare(&mut self) {
+    pub(super) fn order_spare(&mut self, log: &Log) {
         let capacity = self.pen.segment().capacity();
         if !self.spare_is_ordered && self.pen.end() > capacity / 2 {
             self.spare_is_ordered = true;
             let size = grow::next_size(self.log_bytes + capacity, 0, self.manner.largest);
-            self.orders.prepare(Ordered { size, warm: self.is_slow() });
+            if self.limit_allows(size, log) {
+                self.orders.prepare(Ordered { size, warm: self.is_slow() });
+            }
         }
     }
 

@@ -17,10 +17,12 @@ use crate::log::grow::Manner;
 use crate::log::recover::Opened;
 use crate::segment::{Pen, Segment};
 use crate::sync::guard;
+use crate::writer::Settings;
 use crate::writer::check::Unwritten;
 use crate::writer::commit::Conditions;
 use crate::writer::durability::Durability;
 use crate::writer::housekeeping::Orders;
+use crate::writer::limit::Limit;
 use crate::writer::staging::{Pending, Staged, Staging};
 use crate::writer::streams::Streams;
 use crate::writer::ticket::{Outcome, Receipt};
@@ -42,6 +44,7 @@ pub(crate) struct Turn {
     pub(super) durability: Durability,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) orders: Orders,
+    pub(super) limit: Option<Limit>,
     /// Bytes of log before the newest segment, to choose the size of the next.
     pub(super) log_bytes: u64,
     /// Segments behind the newest that may not be on the disk yet.
@@ -92,13 +95,7 @@ enum Verdict {
 }
 
 impl Turn {
-    pub(crate) fn new(
-        opened: Opened,
-        manner: Manner,
-        durability: Durability,
-        clock: Arc<dyn Clock>,
-        orders: Orders,
-    ) -> Self {
+    pub(crate) fn new(opened: Opened, settings: &Settings, orders: Orders) -> Self {
         // Each segment is as large as everything before it, up to the largest.
         let log_bytes = opened.pen.segment().header.previous.map_or(0, |previous| previous.end);
         Self {
@@ -108,9 +105,10 @@ impl Turn {
             last_crc: opened.last_crc,
             last_time: opened.last_time,
             streams: Streams::new(opened.next),
-            manner,
-            durability,
-            clock,
+            manner: settings.manner,
+            durability: settings.durability,
+            clock: settings.clock.clone(),
+            limit: settings.limit.map(Limit::new),
             orders,
             log_bytes,
             unsynced: Vec::new(),
@@ -189,13 +187,14 @@ impl Turn {
                 return Ok(Verdict::Written(receipt));
             }
         }
+        self.check_limit(&group.bytes[commit.bytes.clone()], log)?;
         if group.run.bytes.end != commit.bytes.start
             || !self.pen.has_room_for(group.run.bytes.len() + commit.bytes.len())
         {
             self.write(group, log);
             if !self.pen.has_room_for(commit.bytes.len()) {
                 self.check_running()?;
-                self.roll(commit.bytes.len() as u64, log)?;
+                self.roll(&group.bytes[commit.bytes.clone()], log)?;
             }
         }
         self.check_running()?;
@@ -298,7 +297,7 @@ impl Turn {
                 self.untouched = false;
                 self.pen.segment().set_last(self.next.previous());
                 self.pen.segment().set_written(self.pen.end());
-                self.order_spare();
+                self.order_spare(log);
                 if !run.records.is_empty() {
                     let mut state = guard(&log.state);
                     run.records.into_iter().for_each(|record| state.apply(record));

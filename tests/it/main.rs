@@ -33,6 +33,7 @@ mod group_model;
 mod hostile;
 mod hostile_names;
 mod layering;
+mod limit;
 mod model;
 mod parallel;
 mod reactor;

@@ -98,6 +98,7 @@ impl Desk {
         // Without the file answers are the same, only slower, and the next open tries again.
         let _unwritten = part.index.write_file(&*self.log.directory, &mut || self.let_others_work());
         self.log.counts.sealed.add(1);
+        self.log.counts.changed.add(1);
         true
     }
 
@@ -136,9 +137,11 @@ impl Desk {
             // Not again at once: a disk may be full.
             Err(_) => {
                 let _left = merge.abandon();
+                self.log.counts.changed.add(1);
                 return None;
             }
         }
+        self.log.counts.changed.add(1);
         self.begin_merge(indexed)
     }
 
@@ -185,10 +188,10 @@ mod tests {
     use crate::log::grow::Manner;
     use crate::log::recover::{Opened, open_writer};
     use crate::segment::disk::{Prepared, RealDisk};
-    use crate::writer::Writer;
     use crate::writer::commit::Commit;
     use crate::writer::durability::Durability;
     use crate::writer::housekeeping::Work;
+    use crate::writer::{Settings, Writer};
 
     const MANNER: Manner = Manner { prepared: Prepared::Allocated, synced: false, largest: 64 << 10 };
 
@@ -196,9 +199,15 @@ mod tests {
     fn closing_finishes_the_merge_that_was_begun_and_begins_no_other() {
         let path = std::env::temp_dir().join(format!("towpath-close-{}", std::process::id()));
         let open = || -> Opened { open_writer(&RealDisk, &path, true, MANNER, &SystemClock).unwrap() };
-        let writer =
-            Writer::start(open(), MANNER, Durability::Os, limits::STAGING, Arc::new(SystemClock), Work::Threads);
-        let writer = writer.unwrap();
+        let settings = Settings {
+            manner: MANNER,
+            durability: Durability::Os,
+            staging_bytes: limits::STAGING,
+            clock: Arc::new(SystemClock),
+            limit: None,
+            work: Work::Threads,
+        };
+        let writer = Writer::start(open(), settings).unwrap();
         let mut commit = Commit::new();
         commit.event("cart-1", NewEvent::new("large", &[0; 60 << 10]));
         for _ in 0..3 * FAN_IN {
