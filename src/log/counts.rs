@@ -9,6 +9,8 @@ pub(crate) struct Counts {
     pub(crate) sealed: Count,
     /// Segments that were let go of.
     pub(crate) let_go: Count,
+    pub(crate) events_let_go: Count,
+    pub(crate) bytes_let_go: Count,
     /// How often files went or were cut, so that there may be room where there was none.
     pub(crate) changed: Count,
 }

@@ -12,8 +12,12 @@ pub struct Counters {
     pub segments_begun: u64,
     /// Segments behind them that were finished: cut to their length, synced and, where that worked, indexed.
     pub segments_sealed: u64,
-    /// Segments that were let go of, by [`Store::retain`].
+    /// Segments that were let go of, by [`Store::retain`] and because of [`Options::retain`](crate::Options::retain).
     pub segments_let_go: u64,
+    /// Events that went with them, those of the store's own streams counted.
+    pub events_let_go: u64,
+    /// Bytes that went with them, their index files counted.
+    pub bytes_let_go: u64,
     /// What reading has cost: readers, consumers, single look-ups, and what the writer looks up for conditions, expected
     /// revisions and idempotency keys. A reader or consumer adds what it has cost when it goes on to the next segment and
     /// when it is dropped.
@@ -28,6 +32,8 @@ impl Store {
             segments_begun: log.counts.begun.get(),
             segments_sealed: log.counts.sealed.get(),
             segments_let_go: log.counts.let_go.get(),
+            events_let_go: log.counts.events_let_go.get(),
+            bytes_let_go: log.counts.bytes_let_go.get(),
             read: log.costs.sum(),
         }
     }

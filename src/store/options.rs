@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::limits;
 use crate::log::grow::Manner;
 use crate::log::recover;
+use crate::log::retain::Retention;
 use crate::segment::disk::{Disk, Prepared, RealDisk};
 use crate::store::{Inner, Store};
 use crate::writer::durability::Durability;
@@ -25,6 +26,7 @@ pub struct Options {
     clock: Arc<dyn Clock>,
     create: bool,
     limit_bytes: Option<u64>,
+    retention: Option<Retention>,
     disk: Arc<dyn Disk>,
     work: Work,
 }
@@ -46,6 +48,7 @@ impl Options {
             clock: Arc::new(SystemClock),
             create: true,
             limit_bytes: None,
+            retention: None,
             disk: Arc::new(RealDisk),
             work: Work::Threads,
         }
@@ -113,6 +116,17 @@ impl Options {
         self
     }
 
+    /// Has the store let go of old segments by itself, as [`Store::retain`] does when it is called: once it is open, and whenever a
+    /// segment was sealed, on a thread of its own; and when [`limit_bytes`](Options::limit_bytes) refused an append. So an age is
+    /// looked at when something is written, not by a timer. What a consumer needs stays; a name that is
+    /// [passed over](Retention::even_from) may be one that does not exist yet. [`Store::last_retention`] tells what came of it, and
+    /// [`Counters`](crate::Counters) how much went. This is not remembered on disk: give it whenever you open the store.
+    #[must_use]
+    pub fn retain(mut self, retention: Retention) -> Self {
+        self.retention = Some(retention);
+        self
+    }
+
     /// Opens the store for writing.
     ///
     /// # Errors
@@ -131,6 +145,7 @@ impl Options {
             staging_bytes: self.staging_bytes,
             clock: self.clock.clone(),
             limit: self.limit_bytes,
+            retention: self.retention,
             work: self.work,
         };
         let writer = Writer::start(opened, settings)?;
@@ -157,6 +172,7 @@ impl fmt::Debug for Options {
             .field("staging_bytes", &self.staging_bytes)
             .field("create", &self.create)
             .field("limit_bytes", &self.limit_bytes)
+            .field("retention", &self.retention)
             .finish_non_exhaustive()
     }
 }

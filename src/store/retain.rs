@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::log::retain::{self, Plan, Retention};
 use crate::store::Store;
+use crate::writer::Writer;
 
 impl Store {
     /// What a retention would let go of now, and who keeps back what. Changes nothing. On a store that was opened read-only
@@ -31,6 +32,12 @@ impl Store {
         let writer = self.writer()?;
         self.check_named(retention)?;
         writer.retain(retention, &*self.inner.clock)
+    }
+
+    /// What letting go of old segments by [`Options::retain`](crate::Options::retain) came to the last time: what went and who kept back
+    /// what, or what it failed with. `None` without such an option, and before the first time is over.
+    pub fn last_retention(&self) -> Option<Result<Plan>> {
+        self.writer().ok().and_then(Writer::last_retention)
     }
 
     fn check_named(&self, retention: &Retention) -> Result<()> {

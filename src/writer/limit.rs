@@ -6,6 +6,7 @@ use crate::format::frame::Staged;
 use crate::format::names;
 use crate::log::Log;
 use crate::log::grow::{self, SPARE_NAME, Spare};
+use crate::writer::housekeeping::Orders;
 use crate::writer::turn::Turn;
 
 /// Segments are at most this part of the limit: the newest never goes, so the others have to be most of the store.
@@ -39,7 +40,9 @@ impl Limit {
         (bytes / SEGMENTS).max(64 << 10)
     }
 
-    fn full(&self, log: &Log, used: u64, needed: u64) -> Error {
+    /// Whoever keeps to a retention is told, too.
+    fn full(&self, log: &Log, orders: &Orders, used: u64, needed: u64) -> Error {
+        orders.retain();
         Error::StoreFull { path: log.directory.path().to_owned(), limit: self.bytes, used, needed }
     }
 }
@@ -54,11 +57,11 @@ impl Turn {
         }
         let changes = log.counts.changed.get();
         if known.changes == changes {
-            return Err(limit.full(log, known.used, commit.len() as u64));
+            return Err(limit.full(log, &self.orders, known.used, commit.len() as u64));
         }
         let used = used_by_others(log)? + self.pen.segment().capacity();
         limit.refused = (used > limit.bytes).then_some(Refused { changes, used, needed: 0 });
-        if limit.refused.is_some() { Err(limit.full(log, used, commit.len() as u64)) } else { Ok(()) }
+        if limit.refused.is_some() { Err(limit.full(log, &self.orders, used, commit.len() as u64)) } else { Ok(()) }
     }
 
     /// The next segment, with room for `needed` bytes behind its header, no larger than the limit leaves. What is no append
@@ -73,7 +76,7 @@ impl Turn {
         if let Some(known) = limit.refused.filter(|known| known.changes == changes && known.needed <= whole)
             && is_append
         {
-            return Err(limit.full(log, known.used, whole));
+            return Err(limit.full(log, &self.orders, known.used, whole));
         }
         // Of the segment that is newest now the blank end will be cut; without events all of it goes.
         let kept = if self.next > self.pen.segment().first() { self.pen.end() } else { 0 };
@@ -91,7 +94,7 @@ impl Turn {
         if is_append {
             log.directory.remove(SPARE_NAME)?;
             limit.refused = Some(Refused { changes, used, needed: whole });
-            return Err(limit.full(log, used, whole));
+            return Err(limit.full(log, &self.orders, used, whole));
         }
         let size = grow::next_size(0, needed, self.manner.largest);
         let spare = Spare::prepare(&*log.directory, size, self.manner)?;

@@ -9,6 +9,7 @@ pub(crate) mod limit;
 mod retain;
 mod roll;
 pub(crate) mod staging;
+pub(crate) mod standing;
 pub(crate) mod streams;
 pub(crate) mod ticket;
 pub(crate) mod turn;
@@ -20,6 +21,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::log::grow::Manner;
 use crate::log::recover::Opened;
+use crate::log::retain::{Plan, Retention};
 use crate::log::{Log, Side};
 use crate::segment::map::ForkGuard;
 use crate::sync::guard;
@@ -33,6 +35,7 @@ use crate::writer::commit::Commit;
 use crate::writer::durability::Durability;
 use crate::writer::housekeeping::{Housekeeping, Work};
 use crate::writer::staging::{Patience, Staging};
+use crate::writer::standing::Standing;
 use crate::writer::ticket::{Receipt, Ticket};
 use crate::writer::turn::Turn;
 
@@ -49,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) clock: Arc<dyn Clock>,
     /// The most bytes that the store may have.
     pub(crate) limit: Option<u64>,
+    /// What the store keeps to by itself.
+    pub(crate) retention: Option<Retention>,
     pub(crate) work: Work,
 }
 
@@ -63,6 +68,7 @@ pub(crate) struct Writer {
 struct Threads {
     /// `None`: callers take the turns, and nobody else does.
     writer: Option<JoinHandle<()>>,
+    retainer: Option<JoinHandle<()>>,
     housekeeping: Housekeeping,
 }
 
@@ -77,6 +83,7 @@ pub(crate) struct Shared {
     syncing: Mutex<()>,
     /// One at a time lets go of segments.
     retaining: Mutex<()>,
+    standing: Option<Standing>,
     fork: ForkGuard,
     stopping: AtomicBool,
     /// Under `Every`: the writer's thread knows that there is something to sync.
@@ -89,6 +96,8 @@ impl Writer {
         let log = opened.log.clone();
         let housekeeping = Housekeeping::start(log.clone(), settings.manner, settings.work)?;
         let turn = Turn::new(opened, &settings, housekeeping.orders());
+        let orders = housekeeping.orders();
+        let standing = settings.retention.map(|retention| Standing::new(retention, settings.clock, orders));
         let fork = ForkGuard::new().map_err(|error| Error::io("map", log.directory.path(), error))?;
         let shared = Arc::new_cyclic(|shared| Shared {
             log: log.clone(),
@@ -97,19 +106,22 @@ impl Writer {
             durability: settings.durability,
             syncing: Mutex::new(()),
             retaining: Mutex::new(()),
+            standing,
             fork,
             stopping: AtomicBool::new(false),
             timer_runs: AtomicBool::new(false),
         });
-        let own = shared.clone();
-        let writer = match settings.work {
-            Work::Steps => None,
-            Work::Threads => {
-                let thread = thread::Builder::new().name("towpath-writer".to_owned()).spawn(move || own.run());
-                Some(thread.map_err(|error| Error::io("start a thread for", log.directory.path(), error))?)
-            }
+        let spawn = |name: &str, work: fn(&Shared)| {
+            let own = shared.clone();
+            let thread = thread::Builder::new().name(format!("towpath-{name}")).spawn(move || work(&own));
+            thread.map_err(|error| Error::io("start a thread for", log.directory.path(), error))
         };
-        Ok(Self { shared, threads: Mutex::new(Some(Threads { writer, housekeeping })) })
+        let has_threads = settings.work == Work::Threads;
+        // When the other thread cannot be started, this one ends with the housekeeping.
+        let is_kept_to = has_threads && shared.standing.is_some();
+        let retainer = is_kept_to.then(|| spawn("retain", Shared::keep_to_retention)).transpose()?;
+        let writer = has_threads.then(|| spawn("writer", Shared::run)).transpose()?;
+        Ok(Self { shared, threads: Mutex::new(Some(Threads { writer, retainer, housekeeping })) })
     }
 
     /// Stages a commit and leaves it to the writer's thread.
@@ -159,7 +171,13 @@ impl Writer {
     /// Does one piece of the housekeeping. `false`: there is none.
     #[cfg(feature = "simulation")]
     pub(crate) fn step(&self) -> bool {
-        guard(&self.threads).as_mut().is_some_and(|threads| threads.housekeeping.step())
+        let worked = guard(&self.threads).as_mut().is_some_and(|threads| threads.housekeeping.step());
+        worked || self.shared.step_retention()
+    }
+
+    /// What keeping to a retention came to the last time.
+    pub(crate) fn last_retention(&self) -> Option<Result<Plan>> {
+        self.shared.standing.as_ref().and_then(Standing::last)
     }
 
     fn end(&self) -> Result<()> {
@@ -183,9 +201,13 @@ impl Writer {
 impl Threads {
     /// Waits for the threads, which were told to end, and closes what they worked on.
     fn end(self, shared: &Shared) -> Result<()> {
+        self.housekeeping.orders().end_retention();
         match self.writer {
             Some(writer) => drop(writer.join()),
             None => shared.run(),
+        }
+        if let Some(retainer) = self.retainer {
+            let _panicked = retainer.join();
         }
         let closed = shared.close_log();
         let housekept = self.housekeeping.finish();

@@ -22,7 +22,7 @@ impl Writer {
 }
 
 impl Shared {
-    fn retain(&self, retention: &Retention, clock: &dyn Clock) -> Result<Plan> {
+    pub(super) fn retain(&self, retention: &Retention, clock: &dyn Clock) -> Result<Plan> {
         self.check_process()?;
         self.check_may_wait()?;
         let _one = guard(&self.retaining);
@@ -45,12 +45,15 @@ impl Shared {
             }
             self.sync()?;
             // 3. Nobody finds it any more; whoever reads there reads on in what is mapped.
-            let names = log.directory.names()?;
             log.heads.set(Known { oldest: known.oldest, files: known.files.clone() });
             log.parts.let_go_before(known.oldest);
-            // 4. What a crash leaves here is removed when the store is opened.
+            // 4. What a crash leaves here is removed when the store is opened. An index file that is made from now on, of a
+            // segment that was sealed just before, is removed by whoever makes it.
+            let names = log.directory.names()?;
             retain::remove_files(&*log.directory, &names, &known)?;
             log.counts.let_go.add(plan.segments);
+            log.counts.events_let_go.add(plan.events);
+            log.counts.bytes_let_go.add(plan.bytes);
             log.counts.changed.add(1);
             return Ok(plan);
         }

@@ -54,6 +54,7 @@ mod sink_http;
 mod sink_kafka;
 #[cfg(feature = "sink-redis")]
 mod sink_redis;
+mod standing;
 mod subscription;
 mod support;
 mod tiers;

@@ -1,7 +1,7 @@
 //! What other threads do for the writer: make the next segment ready, and finish sealed ones.
 
 mod prepare;
-mod seal;
+pub(crate) mod seal;
 
 use std::collections::VecDeque;
 
@@ -70,7 +70,17 @@ struct Jobs {
     left: Vec<Arc<Segment>>,
     sealed: VecDeque<Arc<Part>>,
     failure: Option<Error>,
+    retention: Retaining,
     ending: bool,
+}
+
+/// Whether it is time to let go of old segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Retaining {
+    #[default]
+    NotNow,
+    Due,
+    NoMore,
 }
 
 impl Housekeeping {
@@ -171,6 +181,41 @@ impl Orders {
         self.0.changed.notify_all();
     }
 
+    /// Has old segments let go of, if the store keeps to a retention.
+    pub(crate) fn retain(&self) {
+        self.0.retain();
+    }
+
+    /// Nothing more is to be let go of.
+    pub(crate) fn end_retention(&self) {
+        guard(&self.0.jobs).retention = Retaining::NoMore;
+        self.0.changed.notify_all();
+    }
+
+    /// Waits until it is time to let go of old segments. `false`: it will not be.
+    pub(crate) fn retention_is_due(&self) -> bool {
+        let due = |jobs: &mut Jobs| match jobs.retention {
+            Retaining::NotNow => None,
+            Retaining::Due => {
+                jobs.retention = Retaining::NotNow;
+                Some(true)
+            }
+            Retaining::NoMore => Some(false),
+        };
+        self.0.next(due, true).unwrap_or(false)
+    }
+
+    /// The same, without waiting.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn take_due_retention(&self) -> bool {
+        let mut jobs = guard(&self.0.jobs);
+        let due = jobs.retention == Retaining::Due;
+        if due {
+            jobs.retention = Retaining::NotNow;
+        }
+        due
+    }
+
     /// What failed in a way that the writer must not go on after.
     pub(crate) fn failure(&self) -> Option<Error> {
         guard(&self.0.jobs).failure.clone()
@@ -178,6 +223,14 @@ impl Orders {
 }
 
 impl Desk {
+    fn retain(&self) {
+        let mut jobs = guard(&self.jobs);
+        if jobs.retention == Retaining::NotNow {
+            jobs.retention = Retaining::Due;
+            self.changed.notify_all();
+        }
+    }
+
     fn end(&self) {
         guard(&self.jobs).ending = true;
         self.changed.notify_all();

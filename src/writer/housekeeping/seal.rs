@@ -1,5 +1,6 @@
 //! The thread that finishes sealed segments, and merges their indexes when there is nothing to finish.
 
+use crate::format::header;
 use crate::id::Position;
 use crate::log::parts::Part;
 use crate::log::tiers::FAN_IN;
@@ -97,8 +98,13 @@ impl Desk {
         }
         // Without the file answers are the same, only slower, and the next open tries again.
         let _unwritten = part.index.write_file(&*self.log.directory, &mut || self.let_others_work());
+        if segment.first() < self.log.oldest() {
+            // It was let go of meanwhile.
+            let _left = self.log.directory.remove(&header::index_name(segment.first()));
+        }
         self.log.counts.sealed.add(1);
         self.log.counts.changed.add(1);
+        self.retain();
         true
     }
 
@@ -169,7 +175,7 @@ impl Sealing {
 }
 
 /// Lowers the priority of this thread. Where that is not allowed, it works as before.
-fn stand_back() {
+pub(crate) fn stand_back() {
     #[cfg(target_os = "linux")]
     if !cfg!(all(test, shuttle)) {
         // There all threads are one.
@@ -205,6 +211,7 @@ mod tests {
             staging_bytes: limits::STAGING,
             clock: Arc::new(SystemClock),
             limit: None,
+            retention: None,
             work: Work::Threads,
         };
         let writer = Writer::start(open(), settings).unwrap();
