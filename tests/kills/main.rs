@@ -5,6 +5,7 @@
 
 mod groups;
 mod reactors;
+mod retention;
 mod writer;
 
 use std::io::{BufRead, BufReader, Write};

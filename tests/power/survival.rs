@@ -9,7 +9,7 @@ use crate::log::Log;
 use crate::machine::{Format, Machine};
 #[cfg(feature = "sink-file")]
 use crate::stories::forward;
-use crate::stories::{Marks, Story, append, commits, group, roll};
+use crate::stories::{Marks, Story, append, commits, group, retain, roll};
 use crate::{Random, roles, seed, states};
 
 /// How many cuts a recovery that was recorded is good for.
@@ -38,6 +38,16 @@ fn small_segments_survive_a_power_cut() {
 #[test]
 fn settlements_and_checkpoints_survive_a_power_cut() {
     survives(&group::STORY, Format::Ext4);
+}
+
+#[test]
+fn retention_survives_a_power_cut() {
+    survives(&retain::STORY, Format::Ext4);
+}
+
+#[test]
+fn retention_on_xfs_survives_a_power_cut() {
+    survives(&retain::STORY, Format::Xfs);
 }
 
 #[cfg(feature = "sink-file")]

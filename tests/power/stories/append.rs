@@ -8,7 +8,7 @@ use super::{Marks, Story, marked, wrong};
 
 const EVENTS: u64 = 120;
 /// The stream that is written to after a recovery.
-const AFTER: &str = "after";
+pub(super) const AFTER: &str = "after";
 
 pub(crate) const STORY: Story = Story { name: "append", run, check };
 /// The control: an append returns before it is on the disk.

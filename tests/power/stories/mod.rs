@@ -5,6 +5,7 @@ pub(crate) mod commits;
 #[cfg(feature = "sink-file")]
 pub(crate) mod forward;
 pub(crate) mod group;
+pub(crate) mod retain;
 pub(crate) mod roll;
 
 use std::fs::File;
