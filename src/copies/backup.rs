@@ -19,7 +19,7 @@ use crate::store::Store;
 use crate::sync::guard;
 
 /// So often a backup begins again when files changed under its eyes: retention, or streams that were made smaller.
-const LOOKS: u32 = 8;
+pub(super) const LOOKS: u32 = 8;
 
 /// What a backup holds, and what it took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub(super) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
 }
 
 /// Whether looking again may help: a file was there a moment ago, or does not fit the others.
-fn may_pass(error: &Error) -> bool {
+pub(super) fn may_pass(error: &Error) -> bool {
     match error {
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
         Error::NotAStore { .. } => true,

@@ -3,9 +3,12 @@
 
 mod aside;
 mod backup;
+mod fork;
+mod out;
 mod place;
 mod repair;
 
 pub use backup::{Backup, Restored, backup, restore};
+pub use fork::{Fork, fork};
 pub use place::Files;
 pub use repair::{Lost, Noted, PutBack, Repair, Repaired, plan_repair, repair};

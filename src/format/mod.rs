@@ -28,6 +28,14 @@ pub(crate) const CHECKSUM_CRC32: u32 = 1;
 /// Segment headers and the lock file have one page; index files are checked page by page.
 pub(crate) const PAGE: usize = 4096;
 
+/// Puts another store's id into a sound header of a segment, an index file or a tier: all bear it in the same place, and their
+/// checksum at the end.
+pub(crate) fn set_store(page: &mut [u8; PAGE], store: crate::id::StoreId) {
+    page[16..32].copy_from_slice(store.as_bytes());
+    let sum = crc(0, &page[..PAGE - 4]);
+    page[PAGE - 4..].copy_from_slice(&sum.to_le_bytes());
+}
+
 /// Reads a little-endian `u16`. The range is one that the caller checked.
 #[inline]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {

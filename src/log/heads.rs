@@ -215,6 +215,13 @@ impl<'a> All<'a> {
     }
 }
 
+/// Writes a heads file again under the same name in another directory, as that of another store.
+pub(crate) fn copy_as(file: &HeadsFile, to: &dyn Directory, store: StoreId) -> Result<()> {
+    let mut all = All::new(file);
+    write(to, store, file.head.first, file.head.end, || all.next())?;
+    Ok(())
+}
+
 /// Writes a heads file again under the same name in another directory, with what can be read of it, and with what is known of
 /// `streams` otherwise.
 pub(crate) fn salvage(

@@ -975,6 +975,20 @@ fn doctor_warns_of_a_file_system_where_syncing_means_nothing() {
 }
 
 #[test]
+fn a_fork_is_made_at_a_position() {
+    let scratch = Scratch::new();
+    store_of_five(&scratch);
+    let made = run(&scratch, &["fork", STORE, "other", "--at", "3", "--json"]).ends(0).object();
+    assert_eq!((&made["head"], &made["damage"]), (&3.into(), &Value::Array(Vec::new())));
+    run(&scratch, &["verify", "other", "--deep"]).ends(0);
+    run(&scratch, &["append", "other", "cart-1", "item added", "{}"]).ends(0);
+    assert_eq!(positions(&scratch).len(), 5);
+    run(&scratch, &["fork", STORE, "other", "--at", "3"]).says(2, "not empty");
+    run(&scratch, &["fork", STORE, "third", "--at", "6"]).says(2, "behind the last event");
+    run(&scratch, &["fork", STORE, "third"]).says(2, "--at");
+}
+
+#[test]
 fn repair_tells_what_it_would_keep_and_writes_only_when_it_is_told_to() {
     let scratch = Scratch::new();
     store_of_five(&scratch);

@@ -23,6 +23,7 @@ mod faults;
 #[cfg(feature = "sink-file")]
 mod flights;
 mod following;
+mod fork;
 mod full_disk;
 mod fuzz_regressions;
 mod gaps;

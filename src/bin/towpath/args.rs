@@ -12,7 +12,7 @@ use towpath::{Expected, Position, Revision, Timestamp, limits};
 
 use crate::args::consuming::{ConsumersVerb, DeadVerb, Pending};
 use crate::args::retaining::RetainVerb;
-use crate::args::tools::{Backup, Doctor, Repair, Restore, Verify};
+use crate::args::tools::{Backup, Doctor, Fork, Repair, Restore, Verify};
 use crate::template::Template;
 use crate::time;
 
@@ -141,6 +141,8 @@ pub(crate) enum Verb {
     Backup(Backup),
     /// Make a store of a backup
     Restore(Restore),
+    /// Make an independent store of a store's history up to a position
+    Fork(Fork),
     /// Tell what can be kept of a damaged store, or write that into a new one
     Repair(Repair),
     /// Measure this machine with a fresh store

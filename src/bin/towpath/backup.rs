@@ -7,7 +7,7 @@ use towpath::inspect::{self, Depth, Progress};
 use towpath::{Damage, Position, StoreId};
 
 use crate::Answer;
-use crate::args::tools::{Backup, Restore};
+use crate::args::tools::{Backup, Fork, Restore};
 use crate::failure::Result;
 use crate::out::Out;
 use crate::verify::Damaged;
@@ -49,6 +49,11 @@ pub(crate) fn restore(args: &Restore, out: &mut Out) -> Result<Answer> {
     bar.finish_and_clear();
     let made = made?;
     tell("store", made.store, made.head, made.files, false, &made.damage, out)
+}
+
+pub(crate) fn fork(args: &Fork, out: &mut Out) -> Result<Answer> {
+    let made = copies::fork(&args.dir, &args.to, Position::new(args.at), |_| {})?;
+    tell("fork", made.store, made.head, made.files, false, &made.damage, out)
 }
 
 pub(crate) fn show(bar: &ProgressBar, progress: Progress) {

@@ -84,6 +84,7 @@ fn run(args: Args) -> failure::Result<Answer> {
         Verb::Doctor(doctor) => doctor::run(&doctor, &mut out),
         Verb::Backup(backup) => backup::run(&backup, &mut out),
         Verb::Restore(restore) => backup::restore(&restore, &mut out),
+        Verb::Fork(fork) => backup::fork(&fork, &mut out),
         Verb::Repair(repair) => repair::run(&repair, &mut out),
         Verb::Bench(bench) => bench::run(&bench, &mut out),
     }?;

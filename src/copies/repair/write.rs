@@ -3,29 +3,23 @@
 
 use std::collections::BTreeMap;
 
+use crate::copies::out::{Copy, GAP, Out};
 use crate::copies::place::{Files, Wanted, copy};
 use crate::copies::repair::Noted;
 use crate::copies::repair::look::{Found, Piece, Piecewise};
 use crate::copies::repair::read::{Read, Stretch};
 use crate::error::Result;
 use crate::format::PAGE;
-use crate::format::control::{Control, Kept, WHY};
-use crate::format::frame::{self, Found as At, Frame, Place, Staged, flag};
-use crate::format::gap::{Gap, MOST, Reason};
+use crate::format::control::Kept;
+use crate::format::frame::Found as At;
 use crate::format::header::{self, Header, Previous};
-use crate::id::{Position, Revision, StoreId, Timestamp};
+use crate::id::{Position, Revision, StoreId};
 use crate::log::grow;
 use crate::log::heads::{self, HeadsFile};
 use crate::log::parts::Part;
 use crate::log::tiers::Tiers;
-use crate::segment::disk::{Directory, File, Prepared};
+use crate::segment::disk::Directory;
 use crate::segment::map::Access;
-use crate::sync::primitive::Arc;
-
-/// How much is written in one go.
-const AT_ONCE: usize = 1 << 20;
-/// A gap takes at most this much.
-const GAP: u64 = 2048;
 
 /// Writes the repaired store. Gives how its files came there, and what became of those that can be made again.
 pub(super) fn write(found: &Found, to: &dyn Directory, mut progress: impl FnMut(u64)) -> Result<Files> {
@@ -93,7 +87,7 @@ fn put_piece(
             out.head(head, firsts, *time)?;
             let lost = piece.next.get() - piece.first.get();
             out.gap(piece.first, lost, why, *time)?;
-            out.finish(to, files)
+            counted(out.finish(to)?, files)
         }
     }
 }
@@ -137,7 +131,7 @@ fn rewrite(
         time = time.max(frame.time());
         offset += frame.stride() as u64;
     }
-    out.finish(to, files)
+    counted(out.finish(to)?, files)
 }
 
 fn why(segment: &str, stretch: &Stretch) -> String {
@@ -152,7 +146,7 @@ fn put_last(found: &Found, firsts: Vec<Position>, previous: Option<Previous>, to
     let records = found.consumers.records();
     let mut out = Out::begin(to, header, grow::state_size(&records) + 16 * firsts.len() as u64)?;
     out.head(&records, &firsts, created)?;
-    out.finish(to, &mut Files::default())?;
+    out.finish(to)?;
     Ok(())
 }
 
@@ -271,110 +265,7 @@ fn put_derived(found: &Found, to: &dyn Directory, files: &mut Files) -> Result<(
     Ok(())
 }
 
-/// A file on its way, under a temporary name.
-struct Copy<'a> {
-    name: &'a str,
-    file: Arc<dyn File>,
-}
-
-impl<'a> Copy<'a> {
-    fn begin(to: &dyn Directory, name: &'a str, room: u64) -> Result<Self> {
-        let temporary = format!("{name}.tmp");
-        to.remove(&temporary)?;
-        let file = to.create(&temporary)?;
-        file.allocate(room, Prepared::Allocated)?;
-        Ok(Self { name, file })
-    }
-
-    fn finish(self, to: &dyn Directory, len: u64) -> Result<()> {
-        self.file.truncate(len)?;
-        self.file.sync()?;
-        to.rename(&format!("{}.tmp", self.name), self.name)
-    }
-}
-
-/// A segment that is written frame by frame.
-struct Out {
-    header: Header,
-    name: String,
-    file: Arc<dyn File>,
-    written: u64,
-    buffer: Vec<u8>,
-    last_crc: u32,
-}
-
-impl Out {
-    fn begin(to: &dyn Directory, header: Header, room: u64) -> Result<Self> {
-        let name = header::file_name(header.first);
-        let file = Copy::begin(to, &name, PAGE as u64 + GAP + room)?.file;
-        Ok(Self { header, name, file, written: PAGE as u64, buffer: Vec::new(), last_crc: 0 })
-    }
-
-    /// The control state, behind these segments.
-    fn head(&mut self, records: &[Control], firsts: &[Position], time: Timestamp) -> Result<()> {
-        let rest = records.iter().filter(|record| !matches!(record, Control::Segments(_)));
-        let mut left = rest.clone().count();
-        self.control(&Control::Segments(firsts.to_vec()), self.header.first, time, left > 0)?;
-        for record in rest {
-            left -= 1;
-            self.control(record, self.header.first, time, left > 0)?;
-        }
-        Ok(())
-    }
-
-    /// A gap where positions are lost; of none where only records about consumers are.
-    fn gap(&mut self, first: Position, positions: u64, why: &str, time: Timestamp) -> Result<()> {
-        let end = first.get() + positions;
-        let mut from = first.get();
-        let mut why = why.to_owned();
-        while why.len() > WHY {
-            why.pop();
-        }
-        loop {
-            let positions = (end - from).min(MOST);
-            let gap = Gap { reason: Reason::Lost, positions, why: why.clone() };
-            self.control(&Control::Gap(gap), Position::new(from), time, false)?;
-            from += positions;
-            if from >= end {
-                return Ok(());
-            }
-        }
-    }
-
-    fn control(&mut self, record: &Control, position: Position, time: Timestamp, has_more: bool) -> Result<()> {
-        let start = self.buffer.len();
-        frame::stage_control(&mut self.buffer, &record.encode());
-        let flags = if has_more { flag::MORE } else { 0 };
-        self.close(start, Place { position, revision: Revision::ABSENT, time, flags })
-    }
-
-    /// The same frame, with the checksum that it has here.
-    fn frame(&mut self, frame: Frame<'_>) -> Result<()> {
-        let start = self.buffer.len();
-        frame.put_into(&mut self.buffer);
-        let flags = frame.flags() & (flag::MORE | flag::SYNCED);
-        self.close(start, Place { position: frame.position(), revision: frame.revision(), time: frame.time(), flags })
-    }
-
-    fn close(&mut self, start: usize, place: Place) -> Result<()> {
-        let len = Staged::at(&self.buffer, start).len();
-        self.last_crc = frame::finish(&mut self.buffer[start..start + len], place, self.header.nonce);
-        if self.buffer.len() >= AT_ONCE { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.file.may_grow_to(self.written + self.buffer.len() as u64)?;
-        self.file.write_at(&self.buffer, self.written)?;
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    fn finish(mut self, to: &dyn Directory, files: &mut Files) -> Result<Previous> {
-        self.flush()?;
-        self.file.write_at(&header::encode(&self.header), 0)?;
-        Copy { name: &self.name, file: self.file }.finish(to, self.written)?;
-        files.bytes_copied += self.written;
-        Ok(Previous { first: self.header.first, end: self.written, last_crc: self.last_crc })
-    }
+fn counted(made: Previous, files: &mut Files) -> Result<Previous> {
+    files.bytes_copied += made.end;
+    Ok(made)
 }

@@ -38,6 +38,28 @@ and position, take the new ones for old.
 
 Exit status: 0 good, 1 when the store is there and something in it is damaged, 2 when there is none.";
 
+pub(crate) const FORK_HELP: &str = "\
+TO becomes an independent store with the history of DIR up to POSITION, inclusive; when that stands within a commit, up to the commit
+before. Both can be written to afterwards. Its id is another one; events keep positions, revisions and times.
+
+Consumers, groups and dead letters are those of that moment: what they did since in DIR they do again in TO. Remove those that should
+not, by `consumers rm`, before anything runs on TO. A writer of DIR is not held up.
+
+Exit status: 0 good, 1 when the fork is there and something in it is damaged (it is in DIR, too), 2 when there is none. With --json an
+object: `store`, `head`, `kept`, `shared`, `copied`, `bytes_copied`, `resumed`, `damage`.";
+
+#[derive(clap::Args)]
+#[command(after_help = FORK_HELP)]
+pub(crate) struct Fork {
+    /// The store's directory
+    pub(crate) dir: PathBuf,
+    /// Where to make the new store; must be empty, or not there yet
+    pub(crate) to: PathBuf,
+    /// The last event that it is to have
+    #[arg(long, value_name = "POSITION")]
+    pub(crate) at: u64,
+}
+
 pub(crate) const REPAIR_HELP: &str = "\
 Without --yes nothing is written: it tells, stretch by stretch, which positions would be kept and which are lost, where and why; which
 consumers would be put back to where they surely were; and which files are not what they should be.

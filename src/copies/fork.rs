@@ -1,0 +1,273 @@
+//! Forking: an independent store that begins with the history of another one up to a position.
+
+use std::path::Path;
+
+use crate::copies::aside::Aside;
+use crate::copies::backup::{LOOKS, may_pass};
+use crate::copies::out::Out;
+use crate::copies::place::{Files, Wanted};
+use crate::error::{Damage, Error, Result};
+use crate::format::control::Control;
+use crate::format::frame::Found;
+use crate::format::header::{self, Header, Previous};
+use crate::format::{PAGE, set_store};
+use crate::id::{Position, StoreId, Timestamp};
+use crate::inspect::verify::{Depth, Progress, verify_on};
+use crate::log::Log;
+use crate::log::grow;
+use crate::log::heads::{self, Known};
+use crate::log::parts::{Part, read_header};
+use crate::log::recover::open_reader;
+use crate::log::scan::unknown_record;
+use crate::log::state::State;
+use crate::segment::after;
+use crate::segment::disk::{Directory, Disk, RealDisk};
+use crate::segment::map::Access;
+use crate::store::Store;
+use crate::sync::guard;
+use crate::sync::primitive::Arc;
+
+/// What a fork begins with, and what it took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fork {
+    /// The new store's id: another one than that of the store it was made of.
+    pub store: StoreId,
+    /// The last event that is in it. Before the position that was asked for when that one stands within a commit.
+    pub head: Position,
+    /// How its files came there.
+    pub files: Files,
+    /// What the check at the end found damaged. The original is likely damaged there, too: `verify` tells.
+    pub damage: Vec<Damage>,
+}
+
+/// Makes an independent store in `to`, which has to be empty or not there yet, of the history of another one up to a position,
+/// inclusive. Both can be written to afterwards, and neither knows of the other: they share no file.
+///
+/// - Events keep positions, revisions, times and keys. The store's *id is another one*, so an event that has no
+///   [id of its own](crate::NewEvent::id) is another event for whoever tells events apart by store id and position, as sinks do.
+///   Causes that were recorded go on naming the events of the original.
+/// - Commits are whole: when the position stands within one the fork ends before that.
+/// - Consumers, groups, unsettled deliveries and dead letters are those of *that moment*: everything that was
+///   recorded before the first event behind the position. What they did since in the original they do again here; remove
+///   the [consumers](Store::remove_consumer) that should not, before anything opens them.
+/// - What the original had let go of by now is not there, even if it was there then.
+///
+/// A live writer is not held up. Sealed segments share their blocks with the originals where the file system can do that
+/// (btrfs, XFS), and are copied otherwise. It is made in `TO.part`, synced, checked as [`Depth::Fast`] does, and then takes its place at
+/// once.
+///
+/// # Errors
+/// As [`Store::open_read_only`]. [`Error::Expired`] for a position before the oldest that is kept, [`Error::Invalid`] for one
+/// behind the last event, [`Error::Damaged`] when the segment that the position stands in is damaged before it: then nobody
+/// can say how consumers stood; [repair](crate::copies::repair()) first. [`Error::NotAStore`] when `to` is not empty.
+pub fn fork(
+    from: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+    position: Position,
+    progress: impl FnMut(Progress),
+) -> Result<Fork> {
+    fork_on(&RealDisk, from.as_ref(), to.as_ref(), position, progress)
+}
+
+impl Store {
+    /// Makes an independent store of this one's history up to a position: [`copies::fork`](crate::copies::fork()) beside the
+    /// writer of this process.
+    ///
+    /// # Errors
+    /// As [`copies::fork`](crate::copies::fork()).
+    pub fn fork(&self, to: impl AsRef<Path>, position: Position) -> Result<Fork> {
+        fork(self.path(), to, position, |_| {})
+    }
+}
+
+pub(super) fn fork_on(
+    disk: &dyn Disk,
+    from: &Path,
+    to: &Path,
+    position: Position,
+    mut progress: impl FnMut(Progress),
+) -> Result<Fork> {
+    if to.starts_with(from) {
+        return Err(Error::not_a_store(to, "it lies in the store itself; choose another directory"));
+    }
+    let mut log = open_reader(disk, from)?.0;
+    check(&log, position)?;
+    let aside = Aside::begin(disk, to)?;
+    aside.check_is_free()?;
+    let mut id = [0; 16];
+    aside.part.random(&mut id)?;
+    let store = StoreId(id);
+    let mut looks = 0;
+    let (head, files) = loop {
+        // Nothing that is left here from another time can be of this store.
+        aside.clear(|_| false)?;
+        match fill(&log, store, position, &*aside.part, &mut progress) {
+            Ok(done) => break done,
+            Err(error) if looks == LOOKS || !may_pass(&error) => return Err(error),
+            Err(_) => {
+                looks += 1;
+                log = open_reader(disk, from)?.0;
+                check(&log, position)?;
+            }
+        }
+    };
+    let verdict = verify_on(disk, aside.part.path(), Depth::Fast, &mut |_| {})?;
+    aside.take_place()?;
+    Ok(Fork { store, head, files, damage: verdict.damage })
+}
+
+fn check(log: &Log, position: Position) -> Result<()> {
+    if position.next() < log.oldest() {
+        return Err(Error::Expired { asked: position, oldest: log.oldest() });
+    }
+    if position > log.head() {
+        return Err(Error::invalid("position", &position.to_string(), "it is behind the last event"));
+    }
+    Ok(())
+}
+
+/// Puts everything up to a position into the directory. Gives the last position that is there.
+fn fill(
+    log: &Arc<Log>,
+    store: StoreId,
+    position: Position,
+    to: &dyn Directory,
+    progress: &mut impl FnMut(Progress),
+) -> Result<(Position, Files)> {
+    let from = &*log.directory;
+    let kept = guard(&log.state).kept.clone();
+    let mut put = Put { from, to, store, files: Files::default() };
+    let upto = position.max(log.oldest());
+    let mut whole: Vec<Position> = log.parts.firsts().into_iter().filter(|first| *first <= upto).collect();
+    let last = log.parts.of(upto)?;
+    whole.pop();
+    for (done, first) in whole.iter().enumerate() {
+        let part = log.parts.of(*first)?;
+        put.segment(*first, part.segment.written())?;
+        put.index(&part)?;
+        progress(Progress { done: done as u64 + 1, total: whole.len() as u64 + 1 });
+    }
+    let (first, cut) = (last.segment.first(), cut_at(&last, position)?);
+    let mut firsts = whole.clone();
+    let mut previous = last.segment.header.previous;
+    // Without an event all that counts of it is how consumers stood.
+    if cut.next > first {
+        put.segment(first, cut.end)?;
+        if last.segment.is_sealed() && cut.end == last.segment.written() {
+            put.index(&last)?;
+            whole.push(first);
+        }
+        previous = Some(Previous { first, end: cut.end, last_crc: cut.last_crc });
+        firsts.push(first);
+    }
+    for file in &Known::open(from, log.store, kept.as_ref())?.files {
+        heads::copy_as(file, to, store)?;
+    }
+    for (tier, covered) in log.parts.tiers.all() {
+        if tier.is_sound() && covered.iter().all(|first| whole.contains(first)) {
+            put.derived(&tier.name(), tier.len())?;
+        }
+    }
+    let (created, durable) = (cut.last_time, cut.next.previous());
+    let nonce = grow::random_nonce(to)?;
+    let header = Header { store, nonce, first: cut.next, previous, created, durable };
+    let records = State { kept, ..cut.state }.records(Vec::new());
+    let mut out = Out::begin(to, header, grow::state_size(&records) + 16 * firsts.len() as u64)?;
+    out.head(&records, &firsts, created)?;
+    out.finish(to)?;
+    to.sync()?;
+    progress(Progress { done: 1, total: 1 });
+    Ok((cut.next.previous(), put.files))
+}
+
+/// How a segment stood at a position.
+struct Cut {
+    /// Behind the last commit that counts.
+    end: u64,
+    last_crc: u32,
+    last_time: Timestamp,
+    next: Position,
+    state: State,
+}
+
+/// Everything of a segment that comes before the first commit with an event behind the position.
+fn cut_at(part: &Part, position: Position) -> Result<Cut> {
+    let segment = &*part.segment;
+    let (first, limit) = (segment.first(), segment.written());
+    let last_time = segment.header.created;
+    let mut cut = Cut { end: PAGE as u64, last_crc: 0, last_time, next: first, state: State::default() };
+    let (mut offset, mut next, mut records) = (PAGE as u64, first, Vec::new());
+    while offset < limit && next <= position.next() {
+        let what = match segment.find(offset, limit) {
+            Found::Frame(frame) if frame.position() == next => {
+                next = after(frame);
+                offset += frame.stride() as u64;
+                if frame.is_control() {
+                    records.push(Control::decode(frame.payload()).ok_or_else(|| unknown_record(segment, frame))?);
+                }
+                if !frame.has_more() && next <= position.next() {
+                    std::mem::take(&mut records).into_iter().for_each(|record| cut.state.apply(record));
+                    let last_time = cut.last_time.max(frame.time());
+                    cut = Cut { end: offset, last_crc: frame.crc(), last_time, next, state: cut.state };
+                }
+                continue;
+            }
+            // What is damaged behind the position does not matter here.
+            _ if next > position => break,
+            Found::Frame(_) => "positions do not follow each other",
+            Found::Blank => "a blank where frames were",
+            Found::Bad(what) => what,
+        };
+        let end = part.behind_damage(offset, limit, next);
+        let what = format!("{what}, so nobody knows how consumers stood behind it; repair the store first");
+        return Err(Error::Damaged(segment.damage(offset, end, next, what)));
+    }
+    Ok(cut)
+}
+
+/// Puts files into the new store, under its id.
+struct Put<'a> {
+    from: &'a dyn Directory,
+    to: &'a dyn Directory,
+    store: StoreId,
+    files: Files,
+}
+
+impl Put<'_> {
+    fn segment(&mut self, first: Position, end: u64) -> Result<()> {
+        // What is no header must not become one by a checksum that fits.
+        read_header(self.from, first)?;
+        self.put(&header::file_name(first), end)
+    }
+
+    fn index(&mut self, part: &Part) -> Result<()> {
+        match part.index.file() {
+            Some(file) if file.is_sound() => {
+                let name = header::index_name(part.segment.first());
+                let len = self.from.open(&name, Access::Read).and_then(|file| file.len());
+                len.map_or(Ok(()), |len| self.derived(&name, len))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A file that can be made again, and may go meanwhile.
+    fn derived(&mut self, name: &str, len: u64) -> Result<()> {
+        match self.put(name, len) {
+            Err(error) if may_pass(&error) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn put(&mut self, name: &str, len: u64) -> Result<()> {
+        Wanted { name, len }.put(self.from, None, self.to, &mut self.files)?;
+        // It is a file of its own by now, though it may share blocks.
+        let file = self.to.open(name, Access::Write)?;
+        let mut page = [0; PAGE];
+        file.read_at(&mut page, 0)?;
+        set_store(&mut page, self.store);
+        file.write_at(&page, 0)?;
+        file.sync()
+    }
+}
