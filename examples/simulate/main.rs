@@ -21,8 +21,9 @@ fn main() -> std::process::ExitCode {
     for seed in start..start.saturating_add(seeds) {
         match run(seed) {
             Ok(more) => figures += more,
-            Err(why) => {
-                eprintln!("seed {seed}: {why}");
+            Err(what) => {
+                eprintln!("seed {seed}: {what}");
+                figures += what.figures;
                 failed += 1;
                 if !goes_on {
                     return ExitCode::FAILURE;

@@ -159,6 +159,10 @@ fn recover(
     }
 
     // After an unclean end. Readers of other processes hear what is kept before any file is another one.
+    if !names.iter().any(|name| name == lock::NAME) {
+        // A lock file without a segment is no store: the name of the first one has to last before that file has one.
+        directory.sync()?;
+    }
     let held = hold(&*directory, store, clock)?;
     held.keeps(next.previous());
     for first in &newest.gone {

@@ -152,6 +152,18 @@ impl Walk {
         self.next
     }
 
+    /// How many positions are lost with the damage that was told last: none when it was in control records only. At least
+    /// one where that is not known.
+    pub(crate) fn lost_with(&self, damage: &Damage) -> u64 {
+        let segment = &self.part.segment;
+        let passed = self.next.get().saturating_sub(damage.position.get());
+        let goes_on = match segment.find(self.offset, segment.written()) {
+            Found::Frame(frame) => frame.position() == damage.position,
+            _ => segment.last().is_some_and(|last| last < damage.position),
+        };
+        if goes_on { passed } else { passed.max(1) }
+    }
+
     /// Whether the index finds the events, as far as the walk has come.
     pub(crate) fn is_picking(&self) -> bool {
         matches!(self.plan, Plan::Pick { .. })

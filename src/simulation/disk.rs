@@ -64,6 +64,8 @@ pub(crate) struct Told {
     pub(crate) of_medium: bool,
     /// It said that it had what it had not.
     pub(crate) lied: bool,
+    /// It changed bytes that it had.
+    pub(crate) changed: bool,
 }
 
 /// How a process ends.
@@ -142,7 +144,28 @@ impl SimDisk {
     /// Whether some page is in the cache, called clean, and not on the disk.
     pub(crate) fn has_lost_pages(&self) -> bool {
         let state = self.state();
-        state.told.lost_pages || state.platter.inodes.iter().any(|inode| inode.has_stale() || inode.failed)
+        let is_wrong = |inode: usize| state.platter.inodes[inode].has_stale() || state.platter.inodes[inode].failed;
+        state.told.lost_pages || state.platter.files().any(is_wrong)
+    }
+
+    /// A store was opened: it saw what there is, and made that last.
+    pub(crate) fn is_recovered(&self) {
+        self.state().told.lost_pages = false;
+    }
+
+    /// How many files stand in a directory.
+    pub(crate) fn files_in(&self, directory: &Path) -> usize {
+        let below = format!("{}/", name_of(directory));
+        self.state().platter.names.keys().filter(|path| path.starts_with(&below)).count()
+    }
+
+    /// Turns a bit of a file.
+    #[cfg(test)]
+    pub(crate) fn turn_bit(&self, path: &str, offset: u64) {
+        let mut state = self.state();
+        if let Some(Node::File(inode)) = state.platter.names.get(path).copied() {
+            state.platter.inodes[inode].blocks()[offset as usize] ^= 1;
+        }
     }
 
     /// The process ends now, if it has not yet.
@@ -242,6 +265,7 @@ impl State {
         let Some(file) = self.chance.pick(&files).copied() else { return false };
         let turned = self.platter.inodes[file].rot(&mut self.chance).is_some();
         self.told.of_medium |= turned;
+        self.told.changed |= turned;
         turned
     }
 
@@ -254,6 +278,7 @@ impl State {
         let onto = if pages > 0 { self.chance.below(pages) } else { page };
         if fault == Fault::Misdirected && onto != page {
             let _in_memory = inode.misdirect(page, onto);
+            self.told.changed = true;
         } else {
             inode.lose(page);
         }
@@ -283,8 +308,12 @@ impl State {
             meddle::after_power_cut(&mut self.platter, self.weakness);
             self.told.lost_pages = false;
         }
+        let drops_clean = self.chance.percent(50);
         for inode in &mut self.platter.inodes {
             (inode.lock, inode.shared) = (None, false);
+            if drops_clean {
+                inode.evict()?;
+            }
         }
         self.process += 1;
         (self.alive, self.end_at) = (true, None);

@@ -89,6 +89,8 @@ pub enum Weakness {
     NoSync,
     /// Syncing a directory does nothing.
     NoDirectorySync,
+    /// Syncing what recovery writes again does nothing: as if it believed the cache.
+    CopiesUnsynced,
     /// After a power cut every frame is given a checksum that fits: as if nobody looked at checksums.
     NoChecksums,
     /// After a power cut a commit that was cut short is closed with what there is of it: as if recovery kept torn tails.

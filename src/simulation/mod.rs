@@ -44,12 +44,38 @@ pub struct Figures {
     pub opened: u64,
     /// Events that were acknowledged.
     pub acknowledged: u64,
+    /// How often an event that was to outlast the end of a process was looked for after it.
+    pub expected: u64,
+    /// How many of those were missing, and nothing was told of them.
+    pub lost: u64,
+    /// Events that were compared with what was written, byte by byte.
+    pub compared: u64,
+    /// How many of those were wrong.
+    pub wrong: u64,
     /// Published events that a power cut took, as their durability allows.
     pub taken: u64,
     /// Stores that told of what a medium did.
     pub told: u64,
-    /// Media that said they had what they never wrote, with nothing left to show it.
+    /// Media that said they had what they never wrote, with nothing left to show it: what went is behind everything that
+    /// lasted before.
     pub lied: u64,
+    /// Media that changed the end of the log so that it looks torn: it is in `quarantine/`.
+    pub looks_torn: u64,
+}
+
+/// A seed in which something was seen that may not be seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// What was seen.
+    pub why: String,
+    /// What was simulated up to there.
+    pub figures: Figures,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
 }
 
 impl AddAssign for Figures {
@@ -62,9 +88,14 @@ impl AddAssign for Figures {
         self.faults += other.faults;
         self.opened += other.opened;
         self.acknowledged += other.acknowledged;
+        self.expected += other.expected;
+        self.lost += other.lost;
+        self.compared += other.compared;
+        self.wrong += other.wrong;
         self.taken += other.taken;
         self.told += other.told;
         self.lied += other.lied;
+        self.looks_torn += other.looks_torn;
     }
 }
 
@@ -79,10 +110,13 @@ impl fmt::Display for Figures {
             ("faults injected", self.faults),
             ("stores opened and checked", self.opened),
             ("events acknowledged", self.acknowledged),
-            ("  lost against the promise", 0),
-            ("  wrong", 0),
+            ("lasting events looked for", self.expected),
+            ("  lost", self.lost),
+            ("events compared byte by byte", self.compared),
+            ("  wrong", self.wrong),
             ("events taken as durability allows", self.taken),
             ("damage told", self.told),
+            ("  ends that damage made look torn", self.looks_torn),
             ("lies of a medium with no trace", self.lied),
         ];
         for (at, (name, number)) in rows.iter().enumerate() {
@@ -97,7 +131,7 @@ impl fmt::Display for Figures {
 ///
 /// # Errors
 /// What was seen that may not be seen.
-pub fn run(seed: u64) -> Result<Figures, String> {
+pub fn run(seed: u64) -> Result<Figures, Box<Failed>> {
     run_weakened(seed, None)
 }
 
@@ -105,11 +139,13 @@ pub fn run(seed: u64) -> Result<Figures, String> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_weakened(seed: u64, weakness: Option<Weakness>) -> Result<Figures, String> {
+pub fn run_weakened(seed: u64, weakness: Option<Weakness>) -> Result<Figures, Box<Failed>> {
     let mut world = World::new(seed, weakness);
     let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
     let told = world.disk.told();
-    let figures = Figures { seeds: 1, operations: told.operations, faults: told.faults, ..world.figures };
+    let (compared, wrong) = (world.model.compared.get(), world.model.wrong.get());
+    let figures =
+        Figures { seeds: 1, operations: told.operations, faults: told.faults, compared, wrong, ..world.figures };
     // What a panic left behind is not to be touched.
     let why = match lived {
         Ok(Ok(())) => return Ok(figures),
@@ -118,5 +154,5 @@ pub fn run_weakened(seed: u64, weakness: Option<Weakness>) -> Result<Figures, St
     };
     let setup = world.setup;
     std::mem::forget(world);
-    Err(format!("{why} ({setup:?})"))
+    Err(Box::new(Failed { why: format!("{why} ({setup:?})"), figures }))
 }

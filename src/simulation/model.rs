@@ -1,5 +1,6 @@
 //! What may be seen: the log as it was seen so far, and what was tried.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::canal::Reason;
@@ -107,6 +108,9 @@ pub(super) struct Model {
     /// Positions that were told to be damaged.
     pub(super) damaged: BTreeSet<u64>,
     handed_in: u64,
+    /// Events that were compared with what was written, and how many were wrong.
+    pub(super) compared: Cell<u64>,
+    pub(super) wrong: Cell<u64>,
 }
 
 impl Model {
@@ -140,6 +144,11 @@ impl Model {
 
     /// Looks at an event that was seen before.
     pub(super) fn check(&self, event: &Event<'_>, store: StoreId) -> Check {
+        self.compared.update(|compared| compared + 1);
+        self.is_as_seen(event, store).inspect_err(|_| self.wrong.update(|wrong| wrong + 1))
+    }
+
+    fn is_as_seen(&self, event: &Event<'_>, store: StoreId) -> Check {
         let position = event.position().get();
         let known = self.at(position).ok_or_else(|| format!("{position} is behind the end"))?;
         let what = self.what(event, store)?;
@@ -155,6 +164,12 @@ impl Model {
 
     /// Takes in the event that comes next.
     pub(super) fn take_in(&mut self, event: &Event<'_>, store: StoreId) -> Check {
+        self.compared.update(|compared| compared + 1);
+        let taken = self.takes_in(event, store);
+        taken.inspect_err(|_| self.wrong.update(|wrong| wrong + 1))
+    }
+
+    fn takes_in(&mut self, event: &Event<'_>, store: StoreId) -> Check {
         let position = event.position().get();
         ensure(position == self.head() + 1, || format!("{position} comes after {}", self.head()))?;
         let what = self.what(event, store)?;
@@ -174,7 +189,9 @@ impl Model {
                 }
             }
             What::Result { source } => {
-                ensure(*source < position && self.is_source(*source), || format!("{position} is of no source"))?;
+                ensure(*source < position && self.is_source(*source), || {
+                    format!("{position} is of {source}, which is no source")
+                })?;
                 let twice = self.results.insert((stream.clone(), *source), position);
                 ensure(twice.is_none(), || format!("{source} was handled twice, at {twice:?} and {position}"))?;
                 let letter = self.letters.get(&(BILLER, *source));
@@ -182,7 +199,9 @@ impl Model {
                 ensure(!both, || format!("{source} has a result at {position}, and a dead letter at {letter:?}"))?;
             }
             What::Letter { group, source } => {
-                ensure(*source < position && self.is_source(*source), || format!("{position} is of no source"))?;
+                ensure(*source < position && self.is_source(*source), || {
+                    format!("{position} is of {source}, which is no source")
+                })?;
                 let twice = self.letters.insert((group, *source), position);
                 ensure(twice.is_none(), || format!("{source} has dead letters at {twice:?} and {position}"))?;
                 let result = self.results.get(&(BILLED.to_owned(), *source));

@@ -159,6 +159,19 @@ impl Inode {
         Some(at)
     }
 
+    /// The kernel drops what it calls clean: from now on the cache shows what the disk has.
+    pub(super) fn evict(&mut self) -> io::Result<()> {
+        for page in std::mem::take(&mut self.stale) {
+            let (from, to) = (page * PAGE, ((page + 1) * PAGE).min(self.len));
+            if from < to {
+                self.make_room(to);
+                let bytes = self.blocks[from as usize..to as usize].to_vec();
+                self.cached()?.write(&bytes, from)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn set_len(&mut self, len: u64) -> io::Result<()> {
         self.cached()?.set_len(len)?;
         self.len = len;

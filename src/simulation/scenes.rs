@@ -2,7 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::canal::Canal;
+use crate::error::Error;
 use crate::event::draft::NewEvent;
 use crate::event::query::Query;
 use crate::id::Position;
@@ -37,6 +40,31 @@ fn fill(store: &Store, bytes: usize) {
 }
 
 #[test]
+fn a_damaged_control_record_loses_no_event_of_a_group() {
+    let disk = disk(1);
+    let store = open(&disk, Durability::Os);
+    store.append("cart-1", NewEvent::new("filled", "")).unwrap();
+    let record = store.inner.log.parts.newest().segment.written();
+    store.set_checkpoint("audit", Position::new(2)).unwrap().wait().unwrap();
+    fill(&store, 6_000);
+    store.append("cart-1", NewEvent::new("filled", &[2; 20_000])).unwrap();
+    let head = store.head().get();
+    store.close().unwrap();
+    disk.begin(CUT).unwrap();
+    disk.turn_bit("store/00000000000000000001.seg", record + 50);
+
+    let store = open(&disk, Durability::Os);
+    let told = store.read(Query::new()).filter(|event| matches!(event, Err(Error::Damaged(_)))).count();
+    assert_eq!(told, 1, "control: readers are told");
+    let group = store.group("mail").open().unwrap();
+    let batch = group.member().unwrap().pull_batch(100, Duration::ZERO).unwrap();
+    let handed_out: Vec<u64> = batch.iter().map(|delivery| delivery.position().get()).collect();
+    assert_eq!(handed_out, (1..=head).collect::<Vec<_>>());
+    let letters = store.dead_letters("mail").unwrap().iter().unwrap().filter(Result::is_ok).count();
+    assert_eq!(letters, 0);
+}
+
+#[test]
 fn a_sync_that_failed_is_not_tried_again_by_the_one_who_seals() {
     let mut lost = 0;
     for seed in 0..30 {
@@ -49,8 +77,8 @@ fn a_sync_that_failed_is_not_tried_again_by_the_one_who_seals() {
         let kept = store.clone();
         assert!(store.close().is_err(), "seed {seed}");
         let durable = kept.durable();
+        disk.begin(End::Kill).unwrap();
         drop(kept);
-        disk.begin(CUT).unwrap();
         let store = open(&disk, Durability::Os);
         assert!(store.head() >= durable, "seed {seed}: durable up to {durable}, and it ends at {}", store.head());
         lost += u32::from(store.head() < head);
@@ -83,4 +111,23 @@ fn a_control_record_that_a_power_cut_took_from_a_sealed_segment_is_no_damage() {
         assert_eq!(read(&store), (1..=store.head().get()).collect::<Vec<_>>(), "seed {seed}, end {operations}");
     }
     assert!(ended > 100, "control: it ended within the append, {ended} times");
+}
+
+#[test]
+fn a_store_whose_making_was_cut_short_can_be_made_at_the_second_cut_too() {
+    let ends = (1..20).flat_map(|first| (1..20).map(move |second| (first, second)));
+    let mut found = 0;
+    for (seed, (first, second)) in (0..3).flat_map(|seed| ends.clone().map(move |ends| (seed, ends))) {
+        let disk = disk(seed);
+        let options = || Options::new().segment_bytes(64 << 10).simulated(Arc::new(disk.clone()));
+        disk.end_in(first);
+        found += u32::from(options().open(Path::new("store")).is_err());
+        disk.begin(End::Kill).unwrap();
+        disk.end_in(second);
+        found += u32::from(options().open(Path::new("store")).is_err());
+        disk.begin(CUT).unwrap();
+        let opened = options().open(Path::new("store"));
+        assert!(opened.is_ok(), "seed {seed}, ends {first} and {second}: {opened:?}");
+    }
+    assert!(found > 300, "control: it was cut short, {found} times");
 }

@@ -61,13 +61,15 @@ pub(super) struct World {
     pub(super) open: Option<Open>,
     /// What no power cut may take.
     pub(super) durable: u64,
+    /// The same without what the disk has only said since it first lied.
+    honest: u64,
     /// Counts what is written for consumers, and how far a barrier has come.
     pub(super) written: u64,
     pub(super) synced: u64,
     pub(super) weakness: Option<Weakness>,
     pub(super) figures: Figures,
     /// The store told of something that the medium did: the seed ends well.
-    told: bool,
+    pub(super) told: bool,
 }
 
 /// What a process holds.
@@ -113,6 +115,7 @@ impl World {
             consumers: Consumers::default(),
             open: None,
             durable: 0,
+            honest: 0,
             written: 0,
             synced: 0,
             weakness,
@@ -266,7 +269,7 @@ impl World {
         self.answered(attempt, answer)?;
         if synced {
             // So is everything that was written before.
-            self.synced = self.written;
+            self.all_synced();
         }
         Ok(())
     }
@@ -349,7 +352,7 @@ impl World {
         let Some(store) = self.store() else { return Ok(()) };
         match store.sync() {
             Ok(()) => {
-                self.synced = self.written;
+                self.all_synced();
                 self.observe()?;
                 self.rise(self.model.head());
                 Ok(())
@@ -426,8 +429,18 @@ impl World {
         Ok(())
     }
 
+    /// What was written for consumers is on the disk, as far as the disk is to be believed.
+    fn all_synced(&mut self) {
+        if !self.disk.told().lied {
+            self.synced = self.written;
+        }
+    }
+
     fn rise(&mut self, durable: u64) {
         self.durable = self.durable.max(durable);
+        if !self.disk.told().lied {
+            self.honest = self.durable;
+        }
     }
 
     /// Takes in events that were published.
@@ -439,7 +452,11 @@ impl World {
             match store.event(Position::new(position)) {
                 Ok(Some(event)) => self.model.take_in(&event, store.id())?,
                 Ok(None) => return Err(format!("{position} is missing, and the head is {head}")),
-                Err(error) => return self.expected(error),
+                Err(error) => {
+                    self.expected(error)?;
+                    // A fault of reading comes once.
+                    return if self.told || !self.disk.is_alive() { Ok(()) } else { self.take_in() };
+                }
             }
         }
         Ok(())
@@ -458,7 +475,10 @@ impl World {
             match kept.event(Position::new(position)) {
                 Ok(Some(event)) => self.model.take_in(&event, kept.id())?,
                 Ok(None) => return Err(format!("{position} is missing when closed")),
-                Err(error) => self.expected(error)?,
+                Err(error) => {
+                    self.expected(error)?;
+                    break;
+                }
             }
         }
         for (attempt, ticket) in tickets {
@@ -474,7 +494,7 @@ impl World {
         }
         match closed {
             Ok(()) => {
-                self.synced = self.written;
+                self.all_synced();
                 self.rise(head.get());
                 Ok(())
             }
@@ -567,6 +587,11 @@ impl World {
                     if !self.disk.is_alive() {
                         drop(store);
                     } else {
+                        if self.disk.has_lost_pages() {
+                            // They were lost while it was opened, before it looked.
+                            floor = floor.min(self.durable);
+                            self.consumers.ended(true, self.synced);
+                        }
                         return self.opened(store, floor);
                     }
                 }
@@ -620,18 +645,17 @@ impl World {
     fn opened(&mut self, store: Store, floor: u64) -> Check {
         self.figures.opened += 1;
         let head = store.head().get();
-        let told = self.disk.told();
+        self.figures.expected += floor;
         if head < floor {
-            // A disk that says it has what it has not breaks every store.
-            ensure(told.lied, || format!("the log ends at {head}, and {floor} was acknowledged as lasting"))?;
-            self.figures.lied += 1;
-            self.told = true;
-            return Ok(());
+            return self.ends_early(head, floor);
         }
         for position in 1..=head.min(self.model.head()) {
             match store.event(Position::new(position)) {
                 Ok(Some(event)) => self.model.check(&event, store.id())?,
-                Ok(None) => return Err(format!("{position} is missing after opening")),
+                Ok(None) => {
+                    self.figures.lost += 1;
+                    return Err(format!("{position} is missing after opening"));
+                }
                 Err(error) if self.disk.is_alive() => {
                     self.expected(error)?;
                     if self.open.is_some() || self.told {
@@ -656,9 +680,34 @@ impl World {
         let durable = store.durable().get();
         ensure(durable == head, || format!("opened at {head}, and durable is {durable}"))?;
         self.durable = durable;
+        if !self.disk.told().lied {
+            self.honest = durable;
+        }
         self.check_consumers()?;
-        self.synced = self.written;
+        if self.told {
+            return Ok(());
+        }
+        self.disk.is_recovered();
+        self.all_synced();
         Ok(())
+    }
+
+    /// The log ends before what was to last.
+    fn ends_early(&mut self, head: u64, floor: u64) -> Check {
+        let told = self.disk.told();
+        self.told = true;
+        if told.changed && self.disk.files_in(Path::new("store/quarantine")) > 0 {
+            // Of the last frames nothing says that they were on the disk, and damage may look like a write that was cut.
+            self.figures.looks_torn += 1;
+            return Ok(());
+        }
+        if told.lied && head >= self.honest {
+            // A disk that says it has what it has not breaks every store.
+            self.figures.lied += 1;
+            return Ok(());
+        }
+        self.figures.lost += floor - head;
+        Err(format!("the log ends at {head}, and {floor} was acknowledged as lasting"))
     }
 
     /// Some questions in other ways.

@@ -68,8 +68,10 @@ impl Core {
             match step {
                 Step::Event { offset, len, position } => self.choose_new(run, chosen, offset, len, position),
                 Step::Damaged(damage) => {
-                    let lost = run.walk.next().get().saturating_sub(damage.position.get()).max(1);
-                    self.bury_damage(run, damage.position, lost, &damage);
+                    let lost = run.walk.lost_with(&damage);
+                    if lost > 0 {
+                        self.bury_damage(run, damage.position, lost, &damage);
+                    }
                 }
             }
         }
