@@ -16,6 +16,8 @@ mod cli_forward;
 mod cli_replayed;
 #[cfg(feature = "cli")]
 mod cli_retain;
+#[cfg(feature = "cli")]
+mod cli_tail;
 mod clock;
 mod cursor;
 mod damage;

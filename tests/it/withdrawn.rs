@@ -12,7 +12,7 @@ use crate::support::files::{self, RawFrame};
 use crate::support::{Scratch, positions, small};
 
 /// A writer in another process appends so many events, and is killed. Gives the head.
-fn killed_after(path: &Path, events: u64) -> u64 {
+pub(crate) fn killed_after(path: &Path, events: u64) -> u64 {
     let mut writer = helper("writer", path);
     writer.hears(format_args!("append {events}"));
     let head = writer.says_next("wrote ").parse().unwrap();
@@ -22,7 +22,7 @@ fn killed_after(path: &Path, events: u64) -> u64 {
 
 /// What the disk has when the events behind `kept` never came there: the file of before, without them. Who has mapped the old
 /// file still sees them.
-fn lose_behind(path: &Path, kept: u64) {
+pub(crate) fn lose_behind(path: &Path, kept: u64) {
     for segment in files::segments(path).into_iter().rev() {
         let frames = files::frames(&segment);
         let is_lost = |frame: &&RawFrame| !frame.is_control && frame.position > kept;

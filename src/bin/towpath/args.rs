@@ -198,7 +198,8 @@ pub(crate) struct Tail {
     /// So many of the last events
     #[arg(short = 'n', value_name = "N", default_value_t = 10)]
     pub(crate) count: u64,
-    /// Go on with new events as they come, until interrupted
+    /// Go on with new events as they come, until interrupted. What was let go of before it was printed is told on stderr. It ends
+    /// with status 1 when events that it has printed were lost in a crash of their writer
     #[arg(short = 'f', long)]
     pub(crate) follow: bool,
 }

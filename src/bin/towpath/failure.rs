@@ -41,9 +41,10 @@ impl From<towpath::Error> for Failure {
     fn from(error: towpath::Error) -> Self {
         match error {
             // The library did its work and found the store, or the expectation, to be bad.
-            towpath::Error::Damaged(_) | towpath::Error::Conflict { .. } | towpath::Error::KeyReused { .. } => {
-                Failure::NotGood(chain(&error))
-            }
+            towpath::Error::Damaged(_)
+            | towpath::Error::Conflict { .. }
+            | towpath::Error::KeyReused { .. }
+            | towpath::Error::Withdrawn { .. } => Failure::NotGood(chain(&error)),
             _ => Failure::CouldNotRun(chain(&error)),
         }
     }

@@ -21,6 +21,7 @@ mod repair;
 mod retain;
 mod row;
 mod show;
+mod signals;
 mod template;
 mod time;
 mod verify;

@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, StdoutLock, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
@@ -45,6 +46,14 @@ impl Out {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,
         }
+    }
+
+    /// Whether anybody can still read it. Of a pipe whose other end is closed that is known before something is written.
+    pub(crate) fn is_heard(&self) -> bool {
+        let out = io::stdout();
+        let mut polled = [PollFd::new(&out, PollFlags::empty())];
+        let looked = poll(&mut polled, Some(&Timespec::default()));
+        looked.is_err() || !polled[0].revents().intersects(PollFlags::ERR)
     }
 
     pub(crate) fn flush(&mut self) -> Result<()> {

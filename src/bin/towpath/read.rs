@@ -1,5 +1,6 @@
 //! The verbs that print events: `cat`, `tail`, `get`, `export`, and the lists `streams` and `types`.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,10 +11,11 @@ use crate::args::{Cat, Export, ExportFormat, Get, StoreDir, Tail};
 use crate::failure::{Failure, Result, complain};
 use crate::out::Out;
 use crate::show;
+use crate::signals;
 
-/// Events that `tail -f` takes at once, and how long it waits for the first.
+/// Events that `tail -f` takes at once, and how long it waits for the first, and so how soon it notices a signal.
 const BATCH: usize = 1_000;
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 #[derive(Serialize)]
 struct StreamLine<'a> {
@@ -52,7 +54,7 @@ pub(crate) fn tail(args: &Tail, out: &mut Out) -> Result<Answer> {
         Some(first) => print_all(store.read(query.clone()).from(first).until(head), out)?,
         None => Answer::Good,
     };
-    if args.follow { follow(&store, query, head.next(), out) } else { Ok(answer) }
+    if args.follow { follow(&store, &query, head.next(), out).map(|followed| answer.and(followed)) } else { Ok(answer) }
 }
 
 pub(crate) fn get(args: &Get, out: &mut Out) -> Result<Answer> {
@@ -155,16 +157,35 @@ fn nth_from_end(store: &Store, query: &Query, head: Position, count: u64) -> Opt
     first
 }
 
-/// Prints what comes until interrupted. Damage that does not pass ends it.
-fn follow(store: &Store, query: Query, next: Position, out: &mut Out) -> Result<Answer> {
-    let mut cursor = store.follow().filter(query).start(Start::At(next)).open()?;
+/// Prints what comes, until interrupted or until nobody reads the output. What cannot be printed is told. Damage that does not
+/// pass ends it, and so does a crash that has taken away what was printed.
+fn follow(store: &Store, query: &Query, next: Position, out: &mut Out) -> Result<Answer> {
+    let stop = signals::stop()?;
+    let open = |next| store.follow().filter(query.clone()).start(Start::At(next)).open();
+    let mut cursor = open(next);
+    let mut answer = Answer::Good;
     let mut met: Option<Damage> = None;
     loop {
         out.flush()?;
-        match cursor.pull_batch(BATCH, PATIENCE) {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(answer);
+        }
+        if !out.is_heard() {
+            return Err(Failure::OutputClosed);
+        }
+        let pulled = match &mut cursor {
+            Ok(cursor) => cursor.pull_batch(BATCH, PATIENCE),
+            Err(error) => Err(error.clone()),
+        };
+        match pulled {
             Ok(batch) => batch.iter().try_for_each(|event| print(&event, out))?,
+            Err(Error::Expired { asked, oldest }) => {
+                complain(&format!("positions {asked} to {} are not kept any more", oldest.previous()));
+                answer = Answer::NotGood;
+                cursor = open(oldest);
+            }
             Err(Error::Damaged(damage)) if met.as_ref() != Some(&damage) => {
-                tell(&damage);
+                answer = tell(&damage);
                 met = Some(damage);
             }
             Err(error) => return Err(error.into()),

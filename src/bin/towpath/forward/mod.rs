@@ -2,13 +2,10 @@
 
 mod sinks;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use towpath::{Cursor, Error, ForwardCounters, Forwarded, Forwarder, OnRefusal, Query, Sink, Tally};
 
 use crate::Answer;
@@ -16,6 +13,7 @@ use crate::args::Forward;
 use crate::consumers::open_to_change;
 use crate::failure::{Failure, Result, complain};
 use crate::out::Out;
+use crate::signals;
 
 /// How long a turn waits for events, and so how soon a signal is noticed.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -33,7 +31,7 @@ struct Row<'a> {
 }
 
 pub(crate) fn run(args: &Forward, out: &mut Out) -> Result<Answer> {
-    let stop = stopped_by_signals()?;
+    let stop = signals::stop()?;
     let store = open_to_change(&args.dir)?;
     let target = sinks::open(&sinks::address(&args.to)?, &args.dir)?;
     let to = target.sink.name().to_owned();
@@ -67,18 +65,6 @@ pub(crate) fn run(args: &Forward, out: &mut Out) -> Result<Answer> {
     print(&row, out)?;
     ended?;
     Ok(if row.refused + row.lost == 0 { Answer::Good } else { Answer::NotGood })
-}
-
-/// Set by the first signal that asks to stop; a second one ends the process at once.
-fn stopped_by_signals() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: what is registered first is asked first, and finds the flag set only the second time.
-        flag::register_conditional_default(signal, stop.clone())
-            .and_then(|_| flag::register(signal, stop.clone()))
-            .map_err(|error| Failure::because("could not listen for signals", &error))?;
-    }
-    Ok(stop)
 }
 
 fn take_turns(forwarder: &mut Forwarder<Cursor, Box<dyn Sink>>, once: bool, stop: &AtomicBool) -> Result<()> {
