@@ -27,6 +27,7 @@ mod flights;
 mod following;
 mod fork;
 mod full_disk;
+mod full_file_system;
 mod fuzz_regressions;
 mod gaps;
 mod golden;
