@@ -1,16 +1,17 @@
 //! A directory that is filled beside the place it is meant for, and takes that place at once when it is whole.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::format::header;
 use crate::segment::disk::{Directory, Disk};
 use crate::segment::map::Access;
 
 /// What follows the name of a directory that is being filled.
 const PART: &str = ".part";
 /// What follows the name of one that makes room, where two cannot change places at once.
-const OLD: &str = ".old";
+const OLD: &str = ".part.old";
 
 /// A directory on its way.
 #[derive(Debug)]
@@ -34,10 +35,16 @@ impl Aside {
         let (part, old) = (format!("{name}{PART}"), format!("{name}{OLD}"));
         let names = parent.names()?;
         let is_there = |wanted: &str| names.iter().any(|name| name == wanted);
+        for ours in [&part, &old].into_iter().filter(|name| is_there(name)) {
+            check_is_ours(&*disk.directory(&path.with_file_name(ours), false)?)?;
+        }
         if !is_there(name) && is_there(&old) {
             // Cut short between making room and moving in.
             parent.rename(&old, name)?;
             parent.sync()?;
+        } else if is_there(&old) {
+            // Cut short between moving in and clearing away.
+            remove_directory(&*parent, &old)?;
         }
         let present = (is_there(name) || is_there(&old)).then(|| disk.directory(path, false)).transpose()?;
         let resumed = is_there(&part);
@@ -79,24 +86,52 @@ impl Aside {
         }
         if self.parent.exchange(&part, name)? {
             self.parent.sync()?;
-            return self.remove(&part);
+            // The new one is there and lasts; what is left of the one before is cleared away by the next.
+            let _left_for_the_next = remove_directory(&*self.parent, &part);
+            return Ok(());
         }
         self.parent.rename(name, &old)?;
+        // It has to last that the one is out of the way before the other comes.
+        self.parent.sync()?;
         self.parent.rename(&part, name)?;
         self.parent.sync()?;
-        self.remove(&old)
+        let _left_for_the_next = remove_directory(&*self.parent, &old);
+        Ok(())
     }
+}
 
-    fn remove(&self, name: &str) -> Result<()> {
-        let Some(present) = &self.present else { return Ok(()) };
-        clear(&**present, |_| false)?;
-        self.parent.remove_directory(name)?;
-        self.parent.sync()
+/// Refuses to take a directory for one on its way that holds anything else, or a store that somebody has opened.
+fn check_is_ours(directory: &dyn Directory) -> Result<()> {
+    let is_ours = |name: &String| {
+        let name = name.strip_suffix(".tmp").unwrap_or(name);
+        header::parse_name(name).is_some()
+            || header::parse_index_name(name).is_some()
+            || header::parse_tier_name(name).is_some()
+            || header::parse_heads_name(name).is_some()
+    };
+    match directory.names()?.into_iter().find(|name| !is_ours(name)) {
+        Some(other) => {
+            let why = format!("it is needed for a copy on its way, and holds other things, such as {other:?}");
+            Err(Error::not_a_store(directory.path(), why))
+        }
+        None => Ok(()),
     }
+}
+
+fn remove_directory(parent: &dyn Directory, name: &str) -> Result<()> {
+    clear(&*parent.subdirectory(name)?, |_| false)?;
+    parent.remove_directory(name)?;
+    parent.sync()
 }
 
 fn clear(directory: &dyn Directory, keep: impl Fn(&str) -> bool) -> Result<()> {
     directory.names()?.iter().filter(|name| !keep(name)).try_for_each(|name| directory.remove(name))
+}
+
+/// What stood at a path, when it was to give way to another one and that has not come.
+pub(super) fn old(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    Some(path.with_file_name(format!("{name}{OLD}")))
 }
 
 /// Whether somebody was filling a directory for this path, and did not finish.

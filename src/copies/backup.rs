@@ -70,7 +70,7 @@ impl Store {
     }
 }
 
-pub(super) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: impl FnMut(Progress)) -> Result<Backup> {
+pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: impl FnMut(Progress)) -> Result<Backup> {
     if to.starts_with(from) {
         return Err(Error::not_a_store(to, "it lies in the store itself; choose another directory"));
     }
@@ -216,16 +216,20 @@ pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMu
     restore_on(&RealDisk, from.as_ref(), to.as_ref(), progress)
 }
 
-pub(super) fn restore_on(
+pub(crate) fn restore_on(
     disk: &dyn Disk,
     from: &Path,
     to: &Path,
     mut progress: impl FnMut(Progress),
 ) -> Result<Restored> {
-    let (log, _) = recover::open_reader(disk, from).map_err(|error| match error {
-        Error::Io { source, .. }
-            if source.kind() == std::io::ErrorKind::NotFound && aside::is_unfinished(disk, from) =>
-        {
+    let is_missing =
+        |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+    let found = match (recover::open_reader(disk, from), aside::old(from)) {
+        (Err(error), Some(old)) if is_missing(&error) => recover::open_reader(disk, &old).map_err(|_| error),
+        (found, _) => found,
+    };
+    let (log, _) = found.map_err(|error| match error {
+        error if is_missing(&error) && aside::is_unfinished(disk, from) => {
             Error::not_a_store(from, "the only backup to it was cut short before it was whole; run it again")
         }
         error => error,

@@ -81,7 +81,7 @@ impl Store {
     }
 }
 
-pub(super) fn fork_on(
+pub(crate) fn fork_on(
     disk: &dyn Disk,
     from: &Path,
     to: &Path,

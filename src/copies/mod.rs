@@ -2,11 +2,11 @@
 //! made of.
 
 mod aside;
-mod backup;
-mod fork;
+pub(crate) mod backup;
+pub(crate) mod fork;
 mod out;
 mod place;
-mod repair;
+pub(crate) mod repair;
 
 pub use backup::{Backup, Restored, backup, restore};
 pub use fork::{Fork, fork};

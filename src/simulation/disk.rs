@@ -43,6 +43,8 @@ pub(super) struct State {
     /// How many operations yet find no room.
     full_for: u64,
     pub(super) weakness: Option<Weakness>,
+    /// Two names cannot change places at once.
+    cannot_exchange: bool,
     pub(super) told: Told,
 }
 
@@ -107,6 +109,7 @@ impl SimDisk {
             faults: Vec::new(),
             full_for: 0,
             weakness,
+            cannot_exchange: false,
             told: Told::default(),
         })))
     }
@@ -124,6 +127,12 @@ impl SimDisk {
     /// Has a fault come with an operation of its kind, after so many that go well.
     pub(crate) fn expect(&self, fault: Fault, before: u64) {
         self.state().faults.push(Waiting { fault, before });
+    }
+
+    /// From now on two names cannot change places at once, as on some file systems.
+    #[cfg(test)]
+    pub(super) fn cannot_exchange(&self) {
+        self.state().cannot_exchange = true;
     }
 
     /// No fault comes any more, and there is room again.
@@ -521,6 +530,15 @@ impl Directory for SimDirectory {
         }
         let (hold, path) = (self.hold.clone(), self.path.join(name));
         Ok(Arc::new(Self { hold, path, locked: AtomicBool::new(false) }))
+    }
+
+    fn exchange(&self, one: &str, other: &str) -> Result<bool> {
+        let (first, second) = (self.name(one), self.name(other));
+        self.change("rename", one, Kind::Names, |state| match state.cannot_exchange {
+            true => Ok(false),
+            false if state.platter.exchange(&first, &second) => Ok(true),
+            false => Err(io::ErrorKind::NotFound.into()),
+        })
     }
 
     fn remove_directory(&self, name: &str) -> Result<()> {

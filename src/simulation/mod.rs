@@ -7,6 +7,8 @@
 
 mod chance;
 mod consumers;
+#[cfg(test)]
+mod copied;
 mod disk;
 mod faults;
 mod file;

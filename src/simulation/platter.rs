@@ -23,11 +23,33 @@ pub(super) enum Node {
 
 pub(super) type Names = BTreeMap<String, Node>;
 
+/// Gives a file, or a directory with all that is in it, another name.
+fn move_names(names: &mut Names, from: &str, to: &str) {
+    let moved = take_names(names, from);
+    names.extend(moved.into_iter().map(|(rest, node)| (format!("{to}{rest}"), node)));
+}
+
+fn exchange_names(names: &mut Names, one: &str, other: &str) {
+    let (first, second) = (take_names(names, one), take_names(names, other));
+    names.extend(first.into_iter().map(|(rest, node)| (format!("{other}{rest}"), node)));
+    names.extend(second.into_iter().map(|(rest, node)| (format!("{one}{rest}"), node)));
+}
+
+/// Takes out a name and those below it; gives what follows it in each.
+fn take_names(names: &mut Names, of: &str) -> Vec<(String, Node)> {
+    let below = |path: &str| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '\0']));
+    let paths: Vec<String> =
+        names.range(of.to_owned()..).map(|(path, _)| path.clone()).take_while(|path| path.starts_with(of)).collect();
+    let taken = paths.into_iter().filter(|path| below(path));
+    taken.filter_map(|path| Some((path[of.len()..].to_owned(), names.remove(&path)?))).collect()
+}
+
 /// A change to names or lengths that may not be on the disk yet.
 #[derive(Clone, Debug)]
 enum Change {
     Make(String, Node),
     Rename(String, String),
+    Exchange(String, String),
     Remove(String),
     Length(usize, u64),
 }
@@ -244,9 +266,20 @@ impl Platter {
     }
 
     pub(super) fn rename(&mut self, from: &str, to: &str) -> bool {
-        let Some(node) = self.names.remove(from) else { return false };
-        self.names.insert(to.to_owned(), node);
+        if !self.names.contains_key(from) {
+            return false;
+        }
+        move_names(&mut self.names, from, to);
         self.journal.push(Change::Rename(from.to_owned(), to.to_owned()));
+        true
+    }
+
+    pub(super) fn exchange(&mut self, one: &str, other: &str) -> bool {
+        if !self.names.contains_key(one) || !self.names.contains_key(other) {
+            return false;
+        }
+        exchange_names(&mut self.names, one, other);
+        self.journal.push(Change::Exchange(one.to_owned(), other.to_owned()));
         true
     }
 
@@ -307,11 +340,8 @@ impl Platter {
         for change in changes {
             match change {
                 Change::Make(path, node) => drop(self.durable.insert(path, node)),
-                Change::Rename(from, to) => {
-                    if let Some(node) = self.durable.remove(&from) {
-                        self.durable.insert(to, node);
-                    }
-                }
+                Change::Rename(from, to) => move_names(&mut self.durable, &from, &to),
+                Change::Exchange(one, other) => exchange_names(&mut self.durable, &one, &other),
                 Change::Remove(path) => drop(self.durable.remove(&path)),
                 Change::Length(inode, len) => {
                     let inode = &mut self.inodes[inode];

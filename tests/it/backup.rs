@@ -150,6 +150,16 @@ fn a_backup_goes_into_nothing_but_a_backup_of_this_store() {
     assert_eq!(fs::read_to_string(full.join("letter.txt")).unwrap(), "dear");
     let refused = copies::restore(other.path().join("backup"), &full, |_| {});
     assert!(matches!(refused, Err(Error::NotAStore { why, .. }) if why.contains("not empty")));
+    // What stands where the copy would be made is nobody's to clear away.
+    for (name, what) in [("third.part", "letter.txt"), ("third.part", "LOCK"), ("third.part.old", "letter.txt")] {
+        let taken = scratch.path().join(name);
+        fs::create_dir(&taken).unwrap();
+        fs::write(taken.join(what), "dear").unwrap();
+        let refused = copies::backup(scratch.store_path(), scratch.path().join("third"), |_| {});
+        assert!(matches!(refused, Err(Error::NotAStore { why, .. }) if why.contains("other things")));
+        assert_eq!(fs::read_to_string(taken.join(what)).unwrap(), "dear");
+        fs::remove_dir_all(taken).unwrap();
+    }
     // Control: an empty directory is as good as none.
     let empty = scratch.path().join("empty");
     fs::create_dir(&empty).unwrap();

@@ -132,7 +132,7 @@ pub fn repair(path: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut
     repair_on(&RealDisk, path.as_ref(), to.as_ref(), progress)
 }
 
-pub(super) fn repair_on(
+pub(crate) fn repair_on(
     disk: &dyn Disk,
     path: &Path,
     to: &Path,
