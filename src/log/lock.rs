@@ -108,14 +108,20 @@ impl Held {
 
     /// Tells readers in other processes how far they may read.
     pub(crate) fn publish(&self, progress: Progress) {
-        if self.map.word(word::NONCE).load(Ordering::Relaxed) != u64::from(progress.nonce.0) {
+        let changes = self.load(word::NONCE) != u64::from(progress.nonce.0);
+        if changes {
             self.store(word::END, 0);
             self.store(word::SEGMENT, progress.segment.get());
             self.store(word::NONCE, u64::from(progress.nonce.0));
+        } else {
+            // Before the head: who is shown an event has to find it.
+            self.store(word::END, progress.end);
         }
         self.store(word::HEAD, progress.head.get());
         self.store(word::DURABLE, progress.durable.get());
-        self.store(word::END, progress.end);
+        if changes {
+            self.store(word::END, progress.end);
+        }
     }
 
     /// Tells how far the disk has it.
@@ -220,8 +226,9 @@ impl Seen {
     /// How far the writer has come that lived when this was opened, or one that came later. `None` while it begins or
     /// changes segments.
     fn progress(&self) -> Option<Progress> {
-        let (nonce, segment, end) = (self.load(word::NONCE), self.load(word::SEGMENT), self.load(word::END));
-        let (head, durable) = (self.load(word::HEAD), self.load(word::DURABLE));
+        let (nonce, segment) = (self.load(word::NONCE), self.load(word::SEGMENT));
+        // What is durable was shown before, and what is shown was written before: the other way round from how it is stored.
+        let (durable, head, end) = (self.load(word::DURABLE), self.load(word::HEAD), self.load(word::END));
         // The end is 0 from before the segment changes until after: an end that is not, between two looks at one nonce,
         // belongs to that segment.
         if end == 0 || self.load(word::NONCE) != nonce || self.load(word::SEGMENT) != segment {

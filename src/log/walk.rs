@@ -646,7 +646,8 @@ pub(crate) fn by_revision(
                 let nth = (revision.get() - begins.get()) as usize;
                 let direct = units.get(nth).and_then(look).filter(is_it);
                 let found = direct.or_else(|| units.iter().filter_map(look).find(is_it)).or_else(damaged);
-                return Ok(found.map(|step| (here.clone(), step)));
+                // It may have stood behind this part, in what is damaged there.
+                return Ok(found.map(|step| (here.clone(), step)).or(lost));
             }
             _ => lost = lost.or_else(|| before.map(|step| (here.clone(), step))),
         }

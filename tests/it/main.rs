@@ -39,6 +39,7 @@ mod hostile_names;
 mod layering;
 mod limit;
 mod model;
+mod outside;
 mod parallel;
 mod reactor;
 mod read_cost;

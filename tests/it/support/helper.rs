@@ -7,6 +7,8 @@ use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
 use super::child;
 
 /// Long enough for a slow machine: only a test that fails waits so long.
@@ -68,6 +70,17 @@ impl Helper {
         self.said.recv_timeout(FAR_TOO_LONG).unwrap_or_else(|error| {
             panic!("the child never said {wanted:?}: {error}, it is {:?}", self.child.try_wait());
         })
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until a signal has stopped it.
+    pub(crate) fn is_stopped(&self) {
+        let child = WaitId::Pid(Pid::from_child(&self.child));
+        let stopped = waitid(child, WaitIdOptions::STOPPED).unwrap();
+        assert!(stopped.is_some_and(|status| status.stopped()));
     }
 
     /// The child is told to come to its end, and has to end well.
