@@ -187,8 +187,8 @@ pub fn heads_file(input: &[u8]) {
     let mut names = vec![Vec::new(), b"order".to_vec(), vec![0xff; 600]];
     for page in bytes.chunks_exact(PAGE).skip(1) {
         let (mut streams, before) = (Streams::of(page), names.len());
-        while let Some((name, revision)) = streams.next() {
-            assert!(names::is_sound(name) && revision > Revision::ABSENT);
+        while let Some((name, stood)) = streams.next() {
+            assert!(names::is_sound(name) && stood.revision > Revision::ABSENT);
             names.push(name.to_vec());
         }
         assert!(names.len() - before <= PAGE / 3, "more streams than bytes for them");
@@ -428,7 +428,8 @@ fn look_at(frame: Frame<'_>) {
     }
     assert_eq!(frame.stream().as_bytes(), frame.stream_bytes());
     assert_eq!(frame.type_name().as_bytes(), frame.type_bytes());
-    assert!(!frame.stream().is_empty() && !frame.type_name().is_empty());
+    assert!(!frame.stream().is_empty() && frame.type_name().is_empty() == frame.is_stub());
+    assert!(!frame.is_stub() || frame.payload().is_empty() && frame.extras().is_empty());
     let extras = frame.extras();
     let texts: usize = extras.tags().map(str::len).sum::<usize>() + extras.headers().map(str::len).sum::<usize>();
     let names = frame.stream().len() + frame.type_name().len();
@@ -597,6 +598,7 @@ fn segment_of(body: &[u8]) -> Arc<Segment> {
         previous: None,
         created: Timestamp::default(),
         durable: Position::START,
+        rewritten: None,
     };
     let mut bytes = header::encode(&header).to_vec();
     bytes.extend_from_slice(body);
@@ -647,7 +649,7 @@ mod tests {
     use std::panic::catch_unwind;
 
     use super::*;
-    use crate::format::heads::Pages;
+    use crate::format::heads::{Pages, Stood};
 
     /// Runs a target on every kept case; there have to be some.
     fn replay(target: &str, run: fn(&[u8])) {
@@ -770,7 +772,8 @@ mod tests {
         assert!(over(&tier).unwrap().bearing(first, |_| ()).is_ok());
 
         let mut pages = Pages::new(STORE, FIRST, Position::new(9));
-        assert!(pages.add(b"order-1", Revision::new(3)).is_none());
+        let stood = Stood { revision: Revision::new(3), is_gone: true };
+        assert!(pages.add(b"order-1", stood).is_none());
         let page = pages.finish_page().unwrap();
         let mut heads = [&pages.head().encode()[..], &page].concat();
         let found =
@@ -780,6 +783,6 @@ mod tests {
         heads[PAGE + 6 + 2 + 6] = b'2';
         assert!(matches!(found(&heads), Err(Error::Damaged(_))));
         repair_heads(&mut heads);
-        assert!(matches!(found(&heads), Ok(Some(revision)) if revision == Revision::new(3)));
+        assert!(matches!(found(&heads), Ok(Some(found)) if found == stood));
     }
 }

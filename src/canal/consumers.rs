@@ -6,12 +6,12 @@ use crate::format::control::Control;
 use crate::format::{limits, names};
 use crate::id::{Position, Timestamp};
 use crate::log::state::State;
+use crate::log::walk;
 use crate::store::Store;
 use crate::sync::guard;
 use crate::writer::commit::Commit;
 use crate::writer::staging::Patience;
 use crate::writer::ticket::Ticket;
-use crate::writer::view;
 
 /// A consumer that the store remembers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +106,9 @@ impl Store {
         };
         let mut consumers: Vec<Consumer> = state.checkpoints.iter().map(cursor).collect();
         for (name, ledger) in &state.groups {
-            let letters = view::revision_seen(&self.inner.log, &format!("{STREAMS}{name}"), self.head())?.0.get();
+            let log = &self.inner.log;
+            let letters = log.costs.of(|| walk::standing_seen(log, &format!("{STREAMS}{name}"), self.head()))?;
+            let letters = letters.revision.get();
             let ledger = guard(ledger);
             let in_flight = ledger.rows.iter().filter(|row| row.claim > 0).count() as u64;
             let unsettled = ledger.rows.len() as u64;

@@ -18,8 +18,10 @@ use crate::log::grow;
 use crate::log::heads::{self, Known};
 use crate::log::parts::{Part, read_header};
 use crate::log::recover::open_reader;
+use crate::log::removals::Removals;
 use crate::log::scan::unknown_record;
 use crate::log::state::State;
+use crate::log::walk;
 use crate::segment::after;
 use crate::segment::disk::{Directory, Disk, RealDisk};
 use crate::segment::map::Access;
@@ -158,7 +160,9 @@ fn fill(
             put.index(&last)?;
             whole.push(first);
         }
-        previous = Some(Previous { first, end: cut.end, last_crc: cut.last_crc });
+        let original = put.header(&last.segment.header, cut.end)?;
+        let (end, last_crc) = original.unwrap_or((cut.end, cut.last_crc));
+        previous = Some(Previous { first, end, last_crc });
         firsts.push(first);
     }
     for file in &Known::open(from, log.store, kept.as_ref())?.files {
@@ -171,14 +175,30 @@ fn fill(
     }
     let (created, durable) = (cut.last_time, cut.next.previous());
     let nonce = grow::random_nonce(to)?;
-    let header = Header { store, nonce, first: cut.next, previous, created, durable };
-    let records = State { kept, ..cut.state }.records(Vec::new());
+    let header = Header { store, nonce, first: cut.next, previous, created, durable, rewritten: None };
+    let removals = removals(log, cut.next.previous())?;
+    let records = State { kept, removals: Arc::new(removals), ..cut.state }.records(Vec::new());
     let mut out = Out::begin(to, header, grow::state_size(&records) + 16 * firsts.len() as u64)?;
     out.head(&records, &firsts, created)?;
     out.finish(to)?;
     to.sync()?;
     progress(Progress { done: 1, total: 1 });
     Ok((cut.next.previous(), put.files))
+}
+
+/// What was removed by now of what there was then: it does not come back.
+fn removals(log: &Log, until: Position) -> Result<Removals> {
+    let mut removals = Removals::default();
+    let Some(now) = log.removals() else { return Ok(removals) };
+    for (stream, gone) in now.streams() {
+        let head = walk::standing_seen(log, stream, until)?.revision.get();
+        let then = gone.stretches().filter(|(first, _)| *first <= head);
+        let then: Vec<_> = then.map(|(first, last)| (first, last.min(head))).collect();
+        if !then.is_empty() {
+            removals.dropped(stream.to_owned(), &then);
+        }
+    }
+    Ok(removals)
 }
 
 /// How a segment stood at a position.
@@ -239,6 +259,21 @@ impl Put<'_> {
         // What is no header must not become one by a checksum that fits.
         read_header(self.from, first)?;
         self.put(&header::file_name(first), end)
+    }
+
+    /// A segment that took the place of another one is followed as that one was; gives its end and last CRC. One that was
+    /// cut stands for itself.
+    fn header(&mut self, header: &Header, end: u64) -> Result<Option<(u64, u32)>> {
+        match header.rewritten {
+            Some(original) if original.end == end => Ok(Some((original.original_end, original.original_crc))),
+            Some(_) => {
+                let file = self.to.open(&header::file_name(header.first), Access::Write)?;
+                let header = Header { store: self.store, rewritten: None, ..header.clone() };
+                file.write_at(&header::encode(&header), 0)?;
+                file.sync().map(|()| None)
+            }
+            None => Ok(None),
+        }
     }
 
     fn index(&mut self, part: &Part) -> Result<()> {

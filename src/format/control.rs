@@ -17,6 +17,8 @@ const PAUSED: u8 = 9;
 const RESET: u8 = 10;
 const REMOVED: u8 = 11;
 const KEPT: u8 = 13; // 12 is the gap record
+const DROPPED: u8 = 14;
+const PURGED: u8 = 15;
 
 /// Bytes of a failure's text that are kept; the rest is cut off.
 pub(crate) const WHY: usize = 1024;
@@ -50,6 +52,10 @@ pub(crate) enum Control {
     Gap(Gap),
     /// The log is kept from here on.
     Kept(Kept),
+    /// Events of a stream are gone for readers, by first and last revision, rising, though they may still stand in segments.
+    Dropped { stream: String, gone: Vec<(u64, u64)> },
+    /// Nothing of these is left in any segment.
+    Purged { stream: String, gone: Vec<(u64, u64)> },
 }
 
 /// From where on the log is kept, and what is still known of what came before.
@@ -204,6 +210,14 @@ impl Control {
                 varint::put(&mut out, kept.oldest.get());
                 put_rising(&mut out, &kept.heads);
             }
+            Control::Dropped { stream, gone } => {
+                begin(&mut out, DROPPED, stream);
+                put_ranges(&mut out, gone);
+            }
+            Control::Purged { stream, gone } => {
+                begin(&mut out, PURGED, stream);
+                put_ranges(&mut out, gone);
+            }
         }
         out
     }
@@ -300,6 +314,14 @@ impl Control {
                     return None;
                 }
                 Control::Kept(Kept { oldest, heads })
+            }
+            DROPPED => {
+                let stream = take_name(&mut rest)?;
+                Control::Dropped { stream, gone: take_ranges(&mut rest)? }
+            }
+            PURGED => {
+                let stream = take_name(&mut rest)?;
+                Control::Purged { stream, gone: take_ranges(&mut rest)? }
             }
             _ => return None,
         };
@@ -461,6 +483,8 @@ pub(crate) mod tests {
             Control::Gap(Gap { reason: Reason::Lost, positions: 300, why: "the checksum does not fit".into() }),
             Control::Gap(Gap { reason: Reason::Removed, positions: 1, why: String::new() }),
             Control::Kept(Kept { oldest: Position::new(843), heads: vec![Position::new(1), Position::new(600)] }),
+            Control::Dropped { stream: "cart-1".into(), gone: vec![(1, 41), (43, 43)] },
+            Control::Purged { stream: "cart-1".into(), gone: vec![(1, 41)] },
         ]
     }
 

@@ -40,6 +40,8 @@ pub(crate) mod flag {
     /// The codec's number stands in three bits.
     pub(super) const CODEC_SHIFT: u16 = 3;
     pub(super) const CODEC: u16 = 0b111 << CODEC_SHIFT;
+    /// The event is gone; what is left says where its stream stood. A codec's number, and the only one with this bit.
+    pub(crate) const STUB: u16 = 0b100 << CODEC_SHIFT;
     /// Compressed and encrypted payloads: kept free, refused by this version.
     pub(super) const UNKNOWN: u16 = 0b11 << 6;
     /// Which extras follow, see `extras`.
@@ -138,6 +140,11 @@ impl<'a> Frame<'a> {
         Self { bytes }
     }
 
+    /// All of it, without padding.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// Bytes without padding.
     #[inline]
     pub(crate) fn len(&self) -> usize {
@@ -200,6 +207,18 @@ impl<'a> Frame<'a> {
     #[inline]
     pub(crate) fn positions(&self) -> u64 {
         if self.is_control() { gap::positions(self.payload()) } else { 1 }
+    }
+
+    /// An event that is there: no control record, and not what is left of one.
+    #[inline]
+    pub(crate) fn is_event(&self) -> bool {
+        self.flags() & (flag::CONTROL | flag::STUB) == 0
+    }
+
+    /// What is left of an event: its place in the log and in its stream.
+    #[inline]
+    pub(crate) fn is_stub(&self) -> bool {
+        self.flags() & (flag::CONTROL | flag::STUB) == flag::STUB
     }
 
     pub(crate) fn codec(&self) -> Codec {
@@ -271,6 +290,19 @@ impl<'a> Frame<'a> {
             || names::is_sound(stream) && names::is_sound(name)
     }
 
+    /// The lengths inside were found to fit.
+    #[cold]
+    fn is_sound_stub(&self) -> Result<(), &'static str> {
+        let (flags, stream) = (self.flags(), self.stream_bytes());
+        let bare =
+            flags & (flag::UNKNOWN | flag::CONTROL | flag::EXTRAS) == 0 && HEADER + stream.len() == self.bytes.len();
+        if bare && (1..=limits::NAME).contains(&stream.len()) && names::is_sound(stream) {
+            Ok(())
+        } else {
+            Err("more is left of a removed event than its stream")
+        }
+    }
+
     /// Checks what accessors rely on, and that nothing stands here that could not have been written.
     #[inline]
     fn is_sound(&self) -> Result<(), &'static str> {
@@ -279,7 +311,11 @@ impl<'a> Frame<'a> {
         }
         let flags = self.flags();
         if flags & flag::UNKNOWN != 0 || Codec::from_id(codec_id(flags)).is_none() {
-            return Err("it has flags of a newer version");
+            return if flags & flag::CODEC == flag::STUB {
+                self.is_sound_stub()
+            } else {
+                Err("it has flags of a newer version")
+            };
         }
         if flags & flag::CONTROL != 0 {
             return if self.extras_start() == HEADER && self.extras_len() == 0 && flags & flag::EXTRAS == 0 {
@@ -297,6 +333,17 @@ impl<'a> Frame<'a> {
             Err("the extras do not fit")
         }
     }
+}
+
+/// Appends what is left of an event whose stream has this name: its frame, all but its place and CRC.
+pub(crate) fn stage_stub(out: &mut Vec<u8>, stream: &[u8]) {
+    let (start, len) = (out.len(), HEADER + stream.len());
+    out.extend_from_slice(&[0; HEADER]);
+    out.extend_from_slice(stream);
+    out[start..][LEN].copy_from_slice(&(len as u32).to_le_bytes());
+    out[start..][FLAGS].copy_from_slice(&flag::STUB.to_le_bytes());
+    out[start..][STREAM_LEN].copy_from_slice(&(stream.len() as u16).to_le_bytes());
+    out.resize(start + padded(len), 0);
 }
 
 /// Appends the frame of an event, all but what the writer's turn gives it. Sizes were checked by the caller.

@@ -19,6 +19,11 @@ const PREVIOUS_END: Range<usize> = 56..64;
 const PREVIOUS_CRC: Range<usize> = 64..68;
 const CREATED: Range<usize> = 72..80; // 68..72 stays 0
 const DURABLE: Range<usize> = 80..88;
+const ORIGINAL_END: Range<usize> = 88..96;
+const ORIGINAL_CRC: Range<usize> = 96..100;
+const ORIGINAL_NONCE: Range<usize> = 100..104;
+const OWN_END: Range<usize> = 104..112;
+const OWN_CRC: Range<usize> = 112..116;
 const CRC: Range<usize> = PAGE - 4..PAGE; // over everything before it
 
 /// Offsets in an index are 32 bits of eight bytes each, so no segment ends behind this.
@@ -36,6 +41,20 @@ pub(crate) struct Header {
     pub(crate) created: Timestamp,
     /// The last position that was known to be durable when the segment was made.
     pub(crate) durable: Position,
+    /// What this file stands for, when it took the place of another one.
+    pub(crate) rewritten: Option<Rewritten>,
+}
+
+/// A sealed segment was written again without some of its events. The one behind it still knows it as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rewritten {
+    /// The first file that was here: its nonce, where its last frame ended, and the CRC of that frame.
+    pub(crate) nonce: Nonce,
+    pub(crate) original_end: u64,
+    pub(crate) original_crc: u32,
+    /// Where the last frame of this file ends, and its CRC.
+    pub(crate) end: u64,
+    pub(crate) last_crc: u32,
 }
 
 /// How a segment knows the one before it.
@@ -46,6 +65,31 @@ pub(crate) struct Previous {
     pub(crate) end: u64,
     /// The CRC of its last frame, 0 when it has none.
     pub(crate) last_crc: u32,
+}
+
+impl Header {
+    /// The nonce of the first file that was here. It stays when the segment is written again.
+    pub(crate) fn origin(&self) -> Nonce {
+        self.rewritten.map_or(self.nonce, |rewritten| rewritten.nonce)
+    }
+
+    /// Where the frames of this file end, when the segment behind it knows that end. A file that does not stand for what
+    /// is known there is read up to the end that is known.
+    pub(crate) fn own_end(&self, known: u64) -> u64 {
+        self.rewritten.filter(|rewritten| rewritten.original_end == known).map_or(known, |rewritten| rewritten.end)
+    }
+
+    /// Whether this file, whose frames end here with this CRC, is what the segment behind it follows.
+    pub(crate) fn is_followed(&self, previous: Previous, end: u64, last_crc: u32) -> bool {
+        let (end, last_crc) = match self.rewritten {
+            Some(rewritten) if (rewritten.end, rewritten.last_crc) == (end, last_crc) => {
+                (rewritten.original_end, rewritten.original_crc)
+            }
+            Some(_) => return false,
+            None => (end, last_crc),
+        };
+        (previous.first, previous.end, previous.last_crc) == (self.first, end, last_crc)
+    }
 }
 
 /// Why a page is not a header.
@@ -74,6 +118,13 @@ pub(crate) fn encode(header: &Header) -> [u8; PAGE] {
     }
     page[CREATED].copy_from_slice(&header.created.as_nanos().to_le_bytes());
     page[DURABLE].copy_from_slice(&header.durable.get().to_le_bytes());
+    if let Some(rewritten) = header.rewritten {
+        page[ORIGINAL_END].copy_from_slice(&rewritten.original_end.to_le_bytes());
+        page[ORIGINAL_CRC].copy_from_slice(&rewritten.original_crc.to_le_bytes());
+        page[ORIGINAL_NONCE].copy_from_slice(&rewritten.nonce.0.to_le_bytes());
+        page[OWN_END].copy_from_slice(&rewritten.end.to_le_bytes());
+        page[OWN_CRC].copy_from_slice(&rewritten.last_crc.to_le_bytes());
+    }
     let sum = crc(0, &page[..CRC.start]);
     page[CRC].copy_from_slice(&sum.to_le_bytes());
     page
@@ -98,10 +149,21 @@ pub(crate) fn decode(page: &[u8; PAGE]) -> Result<Header, Bad> {
     if u32_at(page, CHECKSUM.start) != CHECKSUM_CRC32 {
         return Err(Bad::Checksum(u32_at(page, CHECKSUM.start)));
     }
+    let fits = |end: u64| (PAGE as u64..=FARTHEST).contains(&end) && end.is_multiple_of(frame::ALIGN as u64);
     let previous_first = Position::new(u64_at(page, PREVIOUS_FIRST.start));
     let end = u64_at(page, PREVIOUS_END.start);
-    let fits = (PAGE as u64..=FARTHEST).contains(&end) && end.is_multiple_of(frame::ALIGN as u64);
-    if previous_first != Position::START && !fits {
+    if previous_first != Position::START && !fits(end) {
+        return Err(Bad::Damaged);
+    }
+    let original_end = u64_at(page, ORIGINAL_END.start);
+    let rewritten = (original_end != 0).then(|| Rewritten {
+        nonce: Nonce(u32_at(page, ORIGINAL_NONCE.start)),
+        original_end,
+        original_crc: u32_at(page, ORIGINAL_CRC.start),
+        end: u64_at(page, OWN_END.start),
+        last_crc: u32_at(page, OWN_CRC.start),
+    });
+    if rewritten.is_some_and(|rewritten| !fits(rewritten.original_end) || !fits(rewritten.end)) {
         return Err(Bad::Damaged);
     }
     Ok(Header {
@@ -115,6 +177,7 @@ pub(crate) fn decode(page: &[u8; PAGE]) -> Result<Header, Bad> {
         }),
         created: Timestamp::from_nanos(u64_at(page, CREATED.start)),
         durable: Position::new(u64_at(page, DURABLE.start)),
+        rewritten,
     })
 }
 

@@ -21,9 +21,21 @@ const PAGE_CRC: Range<usize> = 0..4;
 const COUNT: Range<usize> = 4..6;
 const BODY: usize = 6;
 
+/// Stands before the revision of a stream that was deleted. No stream stands at it.
+const GONE: u64 = 0;
+
 /// A stream takes at most this much, so that each fits onto a page.
-const ENTRY_MAX: usize = 2 + 2 + limits::NAME + 10;
+const ENTRY_MAX: usize = 2 + 2 + limits::NAME + 1 + 10;
 const _: () = assert!(BODY + ENTRY_MAX <= PAGE && limits::NAME < 1 << 14);
+
+/// Where a stream stood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stood {
+    /// Of its last event; [`Revision::ABSENT`] when it never had any.
+    pub(crate) revision: Revision,
+    /// That event was removed, and with it all before: the stream was deleted, though its revisions go on.
+    pub(crate) is_gone: bool,
+}
 
 /// The header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +124,16 @@ impl Pages {
     }
 
     /// Adds a stream. Gives a page when one is full.
-    pub(crate) fn add(&mut self, name: &[u8], revision: Revision) -> Option<Vec<u8>> {
+    pub(crate) fn add(&mut self, name: &[u8], stood: Stood) -> Option<Vec<u8>> {
         let full = if self.page.len() + ENTRY_MAX > PAGE { self.finish_page() } else { None };
         let shared = name.iter().zip(&self.last).take_while(|(one, other)| one == other).count();
         varint::put(&mut self.page, shared as u64);
         varint::put(&mut self.page, (name.len() - shared) as u64);
         self.page.extend_from_slice(&name[shared..]);
-        varint::put(&mut self.page, revision.get());
+        if stood.is_gone {
+            varint::put(&mut self.page, GONE);
+        }
+        varint::put(&mut self.page, stood.revision.get());
         self.last.clear();
         self.last.extend_from_slice(name);
         self.count += 1;
@@ -161,7 +176,7 @@ impl<'a> Streams<'a> {
     }
 
     /// The next stream: its name, and where it stood.
-    pub(crate) fn next(&mut self) -> Option<(&[u8], Revision)> {
+    pub(crate) fn next(&mut self) -> Option<(&[u8], Stood)> {
         self.left = self.left.checked_sub(1)?;
         let shared = usize::try_from(varint::take(&mut self.rest)?).ok().filter(|shared| *shared <= self.name.len())?;
         let len = usize::try_from(varint::take(&mut self.rest)?).ok()?;
@@ -169,8 +184,12 @@ impl<'a> Streams<'a> {
         self.rest = &self.rest[len..];
         self.name.truncate(shared);
         self.name.extend_from_slice(rest);
-        let revision = Revision::new(varint::take(&mut self.rest)?);
-        (names::is_sound(&self.name) && revision > Revision::ABSENT).then_some((&self.name[..], revision))
+        let (number, is_gone) = match varint::take(&mut self.rest)? {
+            GONE => (varint::take(&mut self.rest)?, true),
+            number => (number, false),
+        };
+        let stood = Stood { revision: Revision::new(number), is_gone };
+        (names::is_sound(&self.name) && number != GONE).then_some((&self.name[..], stood))
     }
 }
 
@@ -178,10 +197,15 @@ impl<'a> Streams<'a> {
 mod tests {
     use super::*;
 
+    /// Every third one was deleted.
+    fn stood(number: u64) -> Stood {
+        Stood { revision: Revision::new(number), is_gone: number.is_multiple_of(3) }
+    }
+
     fn made(names: &[String]) -> (Head, Vec<Vec<u8>>) {
         let mut pages = Pages::new(StoreId([7; 16]), Position::new(1), Position::new(900));
         let mut made: Vec<Vec<u8>> =
-            names.iter().zip(1..).filter_map(|(name, n)| pages.add(name.as_bytes(), Revision::new(n))).collect();
+            names.iter().zip(1..).filter_map(|(name, n)| pages.add(name.as_bytes(), stood(n))).collect();
         made.extend(pages.finish_page());
         (pages.head(), made)
     }
@@ -198,11 +222,11 @@ mod tests {
             assert!(head.is_sound(number as u32, page));
             assert!(!head.is_sound(number as u32 + 1, page), "control: another place");
             let mut streams = Streams::of(page);
-            while let Some((name, revision)) = streams.next() {
-                read.push((String::from_utf8(name.to_vec()).unwrap(), revision.get()));
+            while let Some((name, found)) = streams.next() {
+                read.push((String::from_utf8(name.to_vec()).unwrap(), found));
             }
         }
-        assert_eq!(read, names.into_iter().zip(1..).collect::<Vec<_>>());
+        assert_eq!(read, names.into_iter().zip((1..).map(stood)).collect::<Vec<_>>());
         assert_eq!(Head::decode(&head.encode(), head.len()), Some(head));
         assert_eq!(Head::decode(&head.encode(), head.len() - 1), None);
     }

@@ -24,9 +24,10 @@ const FIRST_TIME: Range<usize> = 80..88;
 const LAST_TIME: Range<usize> = 88..96;
 const TERMS: Range<usize> = 96..104;
 const POSTINGS: Range<usize> = 104..112;
+const GONE: Range<usize> = 112..120;
 const CRC: Range<usize> = PAGE - 4..PAGE; // over everything before it
 
-/// Every so many events one offset is kept.
+/// Every so many positions one offset is kept.
 pub(crate) const SPARSE: usize = 32;
 /// Bytes of one term: hash, how many postings, where they are.
 const TERM: usize = 16;
@@ -60,6 +61,8 @@ pub(crate) struct Summary {
     pub(crate) first: Position,
     /// Events, those of the store's own streams included.
     pub(crate) events: u64,
+    /// Positions whose event is gone.
+    pub(crate) gone: u64,
     /// Events of the store's own streams.
     pub(crate) own_events: u64,
     /// Streams of users that begin in this segment.
@@ -175,6 +178,7 @@ pub(crate) fn encode(
         (LAST_TIME, summary.last_time.as_nanos()),
         (TERMS, count as u64),
         (POSTINGS, postings_len as u64),
+        (GONE, summary.gone),
     ] {
         header[range].copy_from_slice(&number.to_le_bytes());
     }
@@ -199,7 +203,7 @@ pub(crate) fn layout(page: &[u8], len: usize) -> Option<Layout> {
         return None;
     }
     let part = |start: usize, count: usize, each: usize| Some(start..start.checked_add(count.checked_mul(each)?)?);
-    let sparse = part(PAGE, size(EVENTS)?.div_ceil(SPARSE), 4)?;
+    let sparse = part(PAGE, size(EVENTS)?.checked_add(size(GONE)?)?.div_ceil(SPARSE), 4)?;
     let fanout = part(sparse.end, (1 << fanout_bits) + 1, 4)?;
     let terms = part(fanout.end.checked_next_multiple_of(8)?, size(TERMS)?, TERM)?;
     let postings = part(terms.end, size(POSTINGS)?, 1)?;
@@ -210,6 +214,7 @@ pub(crate) fn layout(page: &[u8], len: usize) -> Option<Layout> {
             nonce: Nonce(u32_at(page, NONCE.start)),
             first: Position::new(u64_at(page, FIRST.start)),
             events: u64_at(page, EVENTS.start),
+            gone: u64_at(page, GONE.start),
             own_events: u64_at(page, OWN_EVENTS.start),
             streams: u64_at(page, STREAMS.start),
             end: u64_at(page, END.start),

@@ -24,6 +24,10 @@ pub const EXPECTATIONS: usize = 4_096;
 /// Consumers whose checkpoints one store keeps.
 pub const CONSUMERS: usize = 10_000;
 
+/// Bytes of the list of what was removed from streams and not purged yet: the names of streams, and 8 for each stretch of
+/// revisions.
+pub const REMOVALS: usize = 1 << 20;
+
 /// Positions that a subscription may be allowed to fall behind.
 pub const SUBSCRIPTION: u64 = 1 << 24;
 

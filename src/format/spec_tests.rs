@@ -5,8 +5,8 @@ use crate::event::draft::NewEvent;
 use crate::format::control::Control;
 use crate::format::control::tests::examples;
 use crate::format::frame::{self, Found, Nonce, Place, flag};
-use crate::format::header::{self, Header, Previous};
-use crate::format::heads::Pages;
+use crate::format::header::{self, Header, Previous, Rewritten};
+use crate::format::heads::{Pages, Stood};
 use crate::format::index::{self, Posting, Summary, Unit};
 use crate::format::lock::{self, Holder};
 use crate::format::term::{Kind, Term};
@@ -73,7 +73,22 @@ fn second_header() -> Header {
         previous: Some(Previous { first: Position::new(1), end: END, last_crc }),
         created: time(3),
         durable: Position::new(2),
+        rewritten: None,
     }
+}
+
+fn rewritten_header() -> Header {
+    let (nonce, original_end, original_crc) = (Nonce(0x5eed_0003), 8192, 0xcafe_f00d);
+    let rewritten = Some(Rewritten { nonce, original_end, original_crc, end: 6144, last_crc: 0xdead_beef });
+    Header { nonce: Nonce(0x5eed_0005), rewritten, ..second_header() }
+}
+
+fn stub_frame() -> Vec<u8> {
+    let mut out = Vec::new();
+    frame::stage_stub(&mut out, b"cart-1");
+    let len = frame::Staged::at(&out, 0).len();
+    frame::finish(&mut out[..len], place(2, 2, 1), NONCE);
+    out
 }
 
 fn index_file() -> Vec<u8> {
@@ -82,6 +97,7 @@ fn index_file() -> Vec<u8> {
         nonce: NONCE,
         first: Position::new(1),
         events: 2,
+        gone: 0,
         own_events: 0,
         streams: 1,
         end: END,
@@ -138,10 +154,11 @@ fn record(at: usize) -> Vec<u8> {
 
 fn heads_page() -> Vec<u8> {
     let mut pages = Pages::new(STORE, Position::new(1), Position::new(600));
-    for (name, revision) in [("cart-1", 5), ("cart-2", 7)] {
-        assert!(pages.add(name.as_bytes(), Revision::new(revision)).is_none());
+    for (name, revision, is_gone) in [("cart-1", 5, false), ("cart-2", 7, false), ("cart-3", 4, true)] {
+        let stood = Stood { revision: Revision::new(revision), is_gone };
+        assert!(pages.add(name.as_bytes(), stood).is_none());
     }
-    pages.finish_page().expect("two streams")
+    pages.finish_page().expect("three streams")
 }
 
 fn lock_file() -> [u8; 4096] {
@@ -159,6 +176,9 @@ fn agree(spec: &str) -> bool {
         ("event frame", event_frame()),
         ("control frame", control_frame()),
         ("segment header", header::encode(&second_header()).to_vec()),
+        ("rewritten header", header::encode(&rewritten_header()).to_vec()),
+        ("stub frame", stub_frame()),
+        ("dropped record", record(14)),
         ("index file", index_file()),
         ("tier file", without_fill(tier_file())),
         ("lock file", lock_file().to_vec()),
@@ -179,6 +199,9 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
     assert_eq!(example(SPEC, "event frame"), event_frame());
     assert_eq!(example(SPEC, "control frame"), control_frame());
     assert_eq!(example(SPEC, "segment header"), header::encode(&second_header()));
+    assert_eq!(example(SPEC, "rewritten header"), header::encode(&rewritten_header()));
+    assert_eq!(example(SPEC, "stub frame"), stub_frame());
+    assert_eq!(example(SPEC, "dropped record"), record(14));
     assert_eq!(example(SPEC, "index file"), index_file());
     assert_eq!(example(SPEC, "tier file"), without_fill(tier_file()));
     assert_eq!(without_end(example(SPEC, "lock file")), without_end(lock_file().to_vec()));
@@ -206,6 +229,10 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
         ("0014  01 12", "0014  01 13"),
         ("0007  04 ab 02", "0007  04 ab 03"),
         ("0001  ac 02", "0001  ac 03"),
+        ("0068  00 18", "0068  00 19"),
+        ("0020  20 00", "0020  28 00"),
+        ("0009  02 01 28 02 00", "0009  02 01 28 03 00"),
+        ("0013  05 01 33 00 04", "0013  05 01 33 00 05"),
     ] {
         let changed = SPEC.replacen(byte, other, 1);
         assert_ne!(changed, SPEC, "{byte}");
@@ -237,6 +264,20 @@ fn the_examples_in_the_spec_read_back() {
 
     let page = example(SPEC, "segment header");
     assert_eq!(header::decode(page[..].try_into().unwrap()), Ok(second_header()));
+    let page = example(SPEC, "rewritten header");
+    assert_eq!(header::decode(page[..].try_into().unwrap()), Ok(rewritten_header()));
+    assert_eq!(Control::decode(&example(SPEC, "dropped record")).as_ref(), Some(&examples()[14]));
+
+    let bytes = example(SPEC, "stub frame");
+    let Found::Frame(stub) = frame::find(&bytes, NONCE) else { panic!("no frame") };
+    assert!(stub.is_stub() && !stub.is_event() && event.is_event());
+    assert_eq!((stub.stream(), stub.position(), stub.revision()), ("cart-1", event.position(), event.revision()));
+    for (at, what) in [(33, "extras"), (36, "a type"), (32, "a control record")] {
+        let mut other = bytes.clone();
+        other[at] |= 2;
+        frame::finish(&mut other[..46], place(2, 2, 1), NONCE);
+        assert!(matches!(frame::find(&other, NONCE), Found::Bad(_)), "a stub has no {what}");
+    }
 
     let file = example(SPEC, "index file");
     let layout = index::layout(&file[..4096], file.len()).expect("a sound index");

@@ -91,6 +91,7 @@ impl Spare {
             previous: beginning.previous,
             created: beginning.time,
             durable: beginning.durable,
+            rewritten: None,
         };
         let state = encode_state(&beginning, header.nonce);
         self.file.write_at(&header::encode(&header), 0)?;

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 
 use crate::error::{Damage, Error, Result};
 use crate::format::control::Kept;
-use crate::format::frame::Found;
-use crate::format::heads::{Head, Pages, Streams};
+use crate::format::frame::{Found, Frame};
+use crate::format::heads::{Head, Pages, Stood, Streams};
 use crate::format::{PAGE, header};
-use crate::id::{Position, Revision, StoreId};
+use crate::id::{Position, StoreId};
 use crate::log::checked::Checked;
+use crate::log::removals::Removals;
 use crate::segment::disk::Directory;
 use crate::segment::map::{Access, Map};
 use crate::segment::{Segment, after};
@@ -71,13 +72,13 @@ impl Known {
     }
 
     /// Where a stream stood that has no event in what is kept.
-    pub(crate) fn find(&self, stream: &[u8]) -> Result<Revision> {
+    pub(crate) fn find(&self, stream: &[u8]) -> Result<Stood> {
         for file in self.files.iter().rev() {
-            if let Some(revision) = file.find(stream)? {
-                return Ok(revision);
+            if let Some(stood) = file.find(stream)? {
+                return Ok(stood);
             }
         }
-        Ok(Revision::ABSENT)
+        Ok(Stood::default())
     }
 
     /// What a control record says of this.
@@ -115,7 +116,7 @@ impl HeadsFile {
     }
 
     /// Where a stream stood, if it is known here.
-    pub(crate) fn find(&self, stream: &[u8]) -> Result<Option<Revision>> {
+    pub(crate) fn find(&self, stream: &[u8]) -> Result<Option<Stood>> {
         // The last page whose first stream is not behind it.
         let (mut low, mut high) = (0, self.head.pages);
         while low < high {
@@ -128,10 +129,10 @@ impl HeadsFile {
         }
         let Some(page) = low.checked_sub(1) else { return Ok(None) };
         let mut streams = Streams::of(self.page(page)?);
-        while let Some((name, revision)) = streams.next() {
+        while let Some((name, stood)) = streams.next() {
             match name.cmp(stream) {
                 Ordering::Less => {}
-                Ordering::Equal => return Ok(Some(revision)),
+                Ordering::Equal => return Ok(Some(stood)),
                 Ordering::Greater => break,
             }
         }
@@ -199,12 +200,12 @@ impl<'a> All<'a> {
         Self { file, next: 0, page: None }
     }
 
-    fn next(&mut self) -> Result<Option<(Vec<u8>, Revision)>> {
+    fn next(&mut self) -> Result<Option<(Vec<u8>, Stood)>> {
         loop {
             if let Some(page) = &mut self.page
-                && let Some((name, revision)) = page.next()
+                && let Some((name, stood)) = page.next()
             {
-                return Ok(Some((name.to_vec(), revision)));
+                return Ok(Some((name.to_vec(), stood)));
             }
             if self.next == self.file.head.pages {
                 return Ok(None);
@@ -228,7 +229,7 @@ pub(crate) fn salvage(
     from: &dyn Directory,
     to: &dyn Directory,
     (store, first, end): (StoreId, Position, Position),
-    mut streams: BTreeMap<Vec<u8>, Revision>,
+    mut streams: BTreeMap<Vec<u8>, Stood>,
 ) -> Result<()> {
     let file = match HeadsFile::open(from, store, first, end) {
         Ok(file) => Some(file),
@@ -242,8 +243,8 @@ pub(crate) fn salvage(
             Some(Err(error)) => return Err(error),
         };
         let mut on_page = Streams::of(page);
-        while let Some((name, revision)) = on_page.next() {
-            streams.insert(name.to_vec(), revision);
+        while let Some((name, stood)) = on_page.next() {
+            streams.insert(name.to_vec(), stood);
         }
     }
     let mut source = streams.into_iter();
@@ -259,7 +260,7 @@ pub(crate) struct Collector<'a> {
     files: Vec<Arc<HeadsFile>>,
     /// Where what is collected begins.
     from: Position,
-    streams: BTreeMap<Vec<u8>, Revision>,
+    streams: BTreeMap<Vec<u8>, Stood>,
     bytes: usize,
 }
 
@@ -270,15 +271,30 @@ impl<'a> Collector<'a> {
         Self { directory, store, files, from: known.oldest, streams: BTreeMap::new(), bytes: 0 }
     }
 
+    /// Takes in what was removed of streams that had nothing left in the log by then: only here it can be kept.
+    pub(crate) fn take_in_removed(&mut self, known: &Known, removals: &Removals) -> Result<()> {
+        for (stream, _) in removals.streams() {
+            let stood = known.find(stream.as_bytes())?;
+            if !stood.is_gone && removals.hides(stream, stood.revision) {
+                self.add(stream.as_bytes(), Stood { is_gone: true, ..stood });
+            }
+        }
+        Ok(())
+    }
+
     /// Takes in a sealed segment, the ones before it having been taken in.
-    pub(crate) fn take_in(&mut self, segment: &Segment) -> Result<()> {
+    pub(crate) fn take_in(&mut self, segment: &Segment, removals: Option<&Removals>) -> Result<()> {
+        let is_gone = |frame: Frame<'_>| {
+            frame.is_stub() || removals.is_some_and(|removals| removals.hides(frame.stream(), frame.revision()))
+        };
         let (mut offset, mut next, limit) = (PAGE as u64, segment.first(), segment.written());
         while offset < limit {
             match segment.find(offset, limit) {
                 Found::Frame(frame) => {
                     next = after(frame);
                     if !frame.is_control() {
-                        self.add(frame.stream_bytes(), frame.revision());
+                        let stood = Stood { revision: frame.revision(), is_gone: is_gone(frame) };
+                        self.add(frame.stream_bytes(), stood);
                         if self.bytes >= COLLECTED {
                             self.make_file(next)?;
                         }
@@ -296,12 +312,12 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    fn add(&mut self, stream: &[u8], revision: Revision) {
+    fn add(&mut self, stream: &[u8], stood: Stood) {
         if let Some(known) = self.streams.get_mut(stream) {
-            *known = revision;
+            *known = stood;
         } else {
             self.bytes += stream.len();
-            self.streams.insert(stream.to_vec(), revision);
+            self.streams.insert(stream.to_vec(), stood);
         }
     }
 
@@ -362,7 +378,7 @@ fn write(
     store: StoreId,
     first: Position,
     end: Position,
-    mut next: impl FnMut() -> Result<Option<(Vec<u8>, Revision)>>,
+    mut next: impl FnMut() -> Result<Option<(Vec<u8>, Stood)>>,
 ) -> Result<Arc<HeadsFile>> {
     let name = header::heads_name(first, end);
     let temporary = format!("{name}.tmp");
@@ -377,8 +393,8 @@ fn write(
         Ok::<(), Error>(())
     };
     let mut fill = || {
-        while let Some((name, revision)) = next()? {
-            pages.add(&name, revision).map_or(Ok(()), &mut put)?;
+        while let Some((name, stood)) = next()? {
+            pages.add(&name, stood).map_or(Ok(()), &mut put)?;
         }
         pages.finish_page().map_or(Ok(()), &mut put)?;
         file.write_at(&pages.head().encode(), 0)?;

@@ -10,9 +10,12 @@ pub(crate) mod index;
 pub(crate) mod ledger;
 pub(crate) mod lock;
 pub(crate) mod parts;
+pub(crate) mod purge;
 pub(crate) mod reader;
 pub(crate) mod recover;
+pub(crate) mod removals;
 pub(crate) mod retain;
+pub(crate) mod rewrite;
 pub(crate) mod scan;
 pub(crate) mod shown;
 pub(crate) mod split;
@@ -22,13 +25,16 @@ pub(crate) mod tiers;
 pub(crate) mod walk;
 
 use crate::error::{Error, Result};
+use crate::format::control::Control;
 use crate::format::header;
-use crate::id::{Position, Revision, StoreId};
+use crate::format::heads::Stood;
+use crate::id::{Position, StoreId};
 use crate::log::cost::Costs;
 use crate::log::counts::Counts;
 use crate::log::heads::{Heads, Known};
 use crate::log::lock::{Held, Progress};
 use crate::log::parts::{Part, Parts, read_header};
+use crate::log::removals::Removals;
 use crate::log::scan::{AtDamage, scan};
 use crate::log::shown::Shown;
 use crate::log::state::State;
@@ -54,6 +60,8 @@ pub(crate) struct Log {
     pub(crate) end: Gate,
     durable: AtomicU64,
     pub(crate) state: Mutex<State>,
+    /// Whether the state knows of something that was removed and may still stand in segments.
+    hides: AtomicBool,
     pub(crate) side: Side,
     pub(crate) counts: Counts,
     /// What reading has cost.
@@ -87,6 +95,19 @@ impl Log {
     pub(crate) fn oldest_now(&self) -> Result<Position> {
         self.parts.find_oldest()?;
         Ok(self.oldest())
+    }
+
+    /// What readers are to pass over, if there is anything.
+    #[inline]
+    pub(crate) fn removals(&self) -> Option<Arc<Removals>> {
+        if self.hides.load(Ordering::Acquire) { Some(guard(&self.state).removals.clone()) } else { None }
+    }
+
+    /// Takes in what was written down.
+    pub(crate) fn apply(&self, records: impl IntoIterator<Item = Control>) {
+        let mut state = guard(&self.state);
+        records.into_iter().for_each(|record| state.apply(record));
+        self.hides.store(!state.removals.is_empty(), Ordering::Release);
     }
 
     /// Whether nothing more will come because the store was closed.
@@ -174,8 +195,8 @@ impl Log {
         Ok(guard(&self.state).clone())
     }
 
-    /// Where a stream stood that has no event in what is kept; [`Revision::ABSENT`] when it never had any.
-    pub(crate) fn stood(&self, stream: &str) -> Result<Revision> {
+    /// Where a stream stood that has no event in what is kept.
+    pub(crate) fn stood(&self, stream: &str) -> Result<Stood> {
         self.heads_now()?.find(stream.as_bytes())
     }
 
@@ -231,12 +252,14 @@ impl Log {
                 let path = self.directory.path().join(following.name());
                 Error::not_a_store(&path, format!("it does not follow {}", newest.segment.name()))
             })?;
-            if read_header(&*self.directory, newest.segment.first())?.nonce != newest.segment.header.nonce {
+            // Written again, it is what was there before without some events; what is mapped here stays whole.
+            if read_header(&*self.directory, newest.segment.first())?.origin() != newest.segment.header.origin() {
                 self.parts.replace_newest(Part::new(open_newest(&*self.directory, newest.segment.first())?));
                 continue;
             }
-            newest.segment.allow(previous.end);
-            newest.segment.set_written(previous.end);
+            let end = newest.segment.header.own_end(previous.end);
+            newest.segment.allow(end);
+            newest.segment.set_written(end);
             shown.knows(first.previous());
             self.parts.push(Part::new(following));
             newest.segment.seal(first.previous());

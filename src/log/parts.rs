@@ -18,8 +18,7 @@ use crate::segment::disk::Directory;
 use crate::segment::map::Access;
 use crate::segment::{Segment, bad_header};
 use crate::sync::guard;
-use crate::sync::primitive::RwLockReadGuard;
-use crate::sync::primitive::{Arc, Mutex, RwLock, Weak};
+use crate::sync::primitive::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, Weak};
 
 /// How many sealed segments stay mapped when nobody reads them. Each takes two maps and about a kilobyte; opening one again
 /// takes ten microseconds.
@@ -42,6 +41,8 @@ pub(crate) struct Parts {
     slots: RwLock<Vec<Arc<Slot>>>,
     newest: RwLock<Arc<Part>>,
     recent: Mutex<VecDeque<Arc<Part>>>,
+    /// Held by whoever replaces or removes the file of a sealed segment.
+    files: Mutex<()>,
     pub(crate) tiers: Tiers,
     /// On the reading side: what tells whether a file is still one of this log.
     shown: Option<Arc<Shown>>,
@@ -79,6 +80,7 @@ impl Parts {
             slots: RwLock::new(slots),
             newest: RwLock::new(newest),
             recent: Mutex::new(VecDeque::new()),
+            files: Mutex::new(()),
             tiers: Tiers::default(),
             shown: None,
         }
@@ -164,6 +166,31 @@ impl Parts {
         replaced.segment.seal(replaced.segment.first().previous());
     }
 
+    /// For whoever replaces or removes files of sealed segments, as long as it does.
+    pub(crate) fn changes_files(&self) -> MutexGuard<'_, ()> {
+        guard(&self.files)
+    }
+
+    /// Puts a sealed segment that was written again in the place of what it was, file and all. Whoever reads there goes on
+    /// with what it was. `false`: that is not there any more.
+    pub(crate) fn replace(&self, temporary: &str, part: &Arc<Part>) -> Result<bool> {
+        let first = part.segment.first();
+        let _one = self.changes_files();
+        let found = {
+            let slots = self.slots();
+            slots.binary_search_by_key(&first, |slot| slot.first).ok().map(|at| slots[at].clone())
+        };
+        let Some(slot) = found else { return Ok(false) };
+        let mut open = guard(&slot.part);
+        self.directory.rename(temporary, &header::file_name(first))?;
+        self.directory.sync()?;
+        *open = Arc::downgrade(part);
+        let mut recent = guard(&self.recent);
+        recent.retain(|old| old.segment.first() != first);
+        recent.push_back(part.clone());
+        Ok(true)
+    }
+
     /// The part that holds a position: the last one that begins at or before it. For a position before the oldest part,
     /// the oldest.
     pub(crate) fn of(&self, position: Position) -> Result<Arc<Part>> {
@@ -186,7 +213,7 @@ impl Parts {
             Err(Error::Expired { .. }) => return Ok(part.segment.last().map(Position::next)),
             found => found?,
         };
-        if in_its_place.segment.header.nonce != part.segment.header.nonce {
+        if in_its_place.segment.header.origin() != part.segment.header.origin() {
             return Ok(Some(first));
         }
         Ok(self.following(first))
@@ -245,7 +272,7 @@ impl Parts {
 
     /// Whether a tier is of these segments.
     pub(crate) fn is_of_these(&self, tier: &Tier) -> bool {
-        tier.is_of(|last| read_header(&*self.directory, last).ok().map(|header| header.nonce))
+        tier.is_of(|last| read_header(&*self.directory, last).ok().map(|header| header.origin()))
     }
 
     /// Takes in the tier files that there are. The writer removes those that are of no use.
@@ -305,7 +332,7 @@ impl Parts {
         }
         if let Some(covering) = self.tiers.over(slot.first)
             && !segment.is_lost()
-            && covering.tier.nonce_of(slot.first) != Some(segment.header.nonce)
+            && covering.tier.nonce_of(slot.first) != Some(segment.header.origin())
         {
             self.forget(&covering.tier);
         }

@@ -385,7 +385,8 @@ fn cut_before(
         segment.allow(segment.capacity());
         let found = scan(&segment, segment.capacity(), AtDamage::Stop)?;
         recovery.bytes_read += found.end;
-        let whole = previous.is_some_and(|previous| previous.end == found.end && previous.last_crc == found.last_crc);
+        let is_whole = |previous| segment.header.is_followed(previous, found.end, found.last_crc);
+        let whole = previous.is_some_and(is_whole);
         if !whole {
             match found.tail(&segment, segment.capacity(), durable) {
                 Tail::Damaged(_) if successor.previous() <= durable => continue,
@@ -673,6 +674,7 @@ fn assemble(
         head: Gate::new(head.get()),
         end: Gate::new(0),
         durable: AtomicU64::new(durable.get()),
+        hides: AtomicBool::new(!state.removals.is_empty()),
         state: Mutex::new(state),
         side,
         counts: Counts::default(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::format::control::{Control, Kept};
 use crate::id::Position;
 use crate::log::ledger::Ledger;
+use crate::log::removals::Removals;
 use crate::sync::guard;
 use crate::sync::primitive::{Arc, Mutex};
 
@@ -17,6 +18,8 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<String, Arc<Mutex<Ledger>>>,
     /// From where on the log is kept, when something of it was let go of.
     pub(crate) kept: Option<Kept>,
+    /// What was removed. Shared with readers, who hold it as it was when they began.
+    pub(crate) removals: Arc<Removals>,
 }
 
 impl State {
@@ -42,6 +45,8 @@ impl State {
                 self.groups.remove(&name);
             }
             Control::Kept(kept) => self.kept = Some(kept),
+            Control::Dropped { stream, gone } => Arc::make_mut(&mut self.removals).dropped(stream, &gone),
+            Control::Purged { stream, gone } => Arc::make_mut(&mut self.removals).purged(&stream, &gone),
             Control::Segments(_) | Control::Closed | Control::Gap(_) => {}
         }
     }
@@ -68,6 +73,7 @@ impl State {
         let checkpoints = self.checkpoints.iter();
         records.extend(checkpoints.map(|(name, next)| Control::Checkpoint { name: name.clone(), next: *next }));
         self.groups.iter().for_each(|(name, ledger)| guard(ledger).records(name, &mut records));
+        records.extend(self.removals.records());
         records
     }
 

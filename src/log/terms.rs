@@ -9,6 +9,9 @@ use crate::format::term::{Kind, Term};
 pub(crate) fn of(frame: Frame<'_>, mut each: impl FnMut(Term)) {
     let stream = frame.stream();
     each(Term::of(Kind::Stream, stream.as_bytes()));
+    if frame.is_stub() {
+        return;
+    }
     each(Term::of(Kind::Category, category(stream).as_bytes()));
     each(Term::of(Kind::Type, frame.type_bytes()));
     let extras = frame.extras();
@@ -40,6 +43,8 @@ pub(crate) enum Filter {
     Exactly(Kind, Vec<u8>),
     /// Every event, the store's own too.
     Everything,
+    /// Where this stream stood: its events, and what is left of those that are gone.
+    Standing(Vec<u8>),
 }
 
 impl Filter {
@@ -50,7 +55,11 @@ impl Filter {
 
     /// Whether this event is meant.
     pub(crate) fn matches(&self, frame: Frame<'_>) -> bool {
+        if frame.is_stub() {
+            return matches!(self, Filter::Standing(stream) if frame.stream_bytes() == stream);
+        }
         match self {
+            Filter::Standing(stream) => frame.stream_bytes() == stream,
             Filter::Query(query) if query.items.is_empty() => !is_own(frame),
             Filter::Query(query) => query.items.iter().any(|item| item_matches(item, frame)),
             Filter::Exactly(kind, text) => bears(frame, *kind, text),
@@ -62,6 +71,7 @@ impl Filter {
     pub(crate) fn ways(&self) -> Option<Ways> {
         match self {
             Filter::Exactly(kind, text) => Some(vec![vec![vec![Term::of(*kind, text)]]]),
+            Filter::Standing(stream) => Some(vec![vec![vec![Term::of(Kind::Stream, stream)]]]),
             Filter::Everything => None,
             Filter::Query(query) if query.is_all() => None,
             Filter::Query(query) => {

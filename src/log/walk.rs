@@ -14,6 +14,7 @@ use crate::id::{Position, Revision, Timestamp};
 use crate::log::Log;
 use crate::log::cost::{self, Account, ReadCost, counted};
 use crate::log::parts::Part;
+use crate::log::removals::Removals;
 use crate::log::terms::{self, Filter, Ways};
 use crate::log::tiers::search::Search;
 use crate::segment::after;
@@ -56,8 +57,10 @@ pub(crate) struct Walk {
     filter: Filter,
     /// How the indexes find what passes the filter, if they do.
     search: Search,
-    /// Whether the filter lets every event of users pass.
+    /// Whether every event of users is handed out.
     passes_all: bool,
+    /// What was removed and may still stand here.
+    hidden: Option<Arc<Removals>>,
     part: Arc<Part>,
     /// Where to look next in the part.
     offset: u64,
@@ -92,6 +95,8 @@ impl Walk {
         let from = from.max(Position::new(1));
         let mut account = Account::new(Some(log.costs.clone()));
         let mut search = Search::of(&filter);
+        // Before the segment is looked up: one without the events may stand there from when there is nothing to hide.
+        let hidden = log.removals();
         let part = loop {
             match counted(&mut account.cost, || log.parts.search_forward(from, &mut search)) {
                 // Let go of meanwhile. What is oldest now is the beginning.
@@ -104,22 +109,34 @@ impl Walk {
         }
         account.cost.segments += 1;
         let from = from.max(part.segment.first());
-        Ok(Self { search, ..Self::in_part(part, filter, from, account) })
+        Ok(Self { search, ..Self::in_part(part, filter, hidden, from, account) })
     }
 
-    fn in_part(part: Arc<Part>, filter: Filter, from: Position, account: Account) -> Self {
-        let (passes_all, search) = (filter.is_all(), Search::everywhere());
+    fn in_part(
+        part: Arc<Part>,
+        filter: Filter,
+        hidden: Option<Arc<Removals>>,
+        from: Position,
+        account: Account,
+    ) -> Self {
+        let (passes_all, search) = (filter.is_all() && hidden.is_none(), Search::everywhere());
         let (offset, next, plan) = (PAGE as u64, part.segment.first(), Plan::Undecided);
         let mut walk =
-            Self { filter, search, passes_all, part, offset, swift: 0, next, from, plan, lost: false, account };
+            Self { filter, search, passes_all, hidden, part, offset, swift: 0, next, from, plan, lost: false, account };
         walk.go_to(from);
         walk
     }
 
     /// A walk through one part that looks at every frame.
-    fn scanning(part: Arc<Part>, filter: Filter, from: Position, mut account: Account) -> Self {
+    fn scanning(
+        part: Arc<Part>,
+        filter: Filter,
+        hidden: Option<Arc<Removals>>,
+        from: Position,
+        mut account: Account,
+    ) -> Self {
         account.cost.segments += 1;
-        Self { plan: Plan::Scan, ..Self::in_part(part, filter, from, account) }
+        Self { plan: Plan::Scan, ..Self::in_part(part, filter, hidden, from, account) }
     }
 
     /// Goes on at another position of the part.
@@ -129,7 +146,9 @@ impl Walk {
     }
 
     /// Goes on at the beginning of another part.
-    fn enter(&mut self, part: Arc<Part>) {
+    fn enter(&mut self, part: Arc<Part>, hidden: Option<Arc<Removals>>) {
+        self.hidden = hidden;
+        self.passes_all = self.filter.is_all() && self.hidden.is_none();
         self.account.cost.segments += 1;
         self.account.tell();
         (self.offset, self.next) = (PAGE as u64, part.segment.first());
@@ -179,7 +198,7 @@ impl Walk {
         let offset = self.offset;
         let Found::Frame(frame) = self.part.segment.find(offset, self.swift) else { return None };
         let position = frame.position();
-        let wanted = position == self.next && position <= until && !frame.is_control() && !terms::is_own(frame);
+        let wanted = position == self.next && position <= until && frame.is_event() && !terms::is_own(frame);
         if !wanted {
             return None;
         }
@@ -212,10 +231,11 @@ impl Walk {
                 Step::Damaged(Box::new(self.part.segment.damage(limit, limit, self.next, what)))
             });
             let search = &mut self.search;
+            let hidden = log.removals();
             let part = counted(&mut self.account.cost, || log.parts.search_forward(following, search))?;
             // Asked after the search: what was let go of since then was not passed over.
             check_kept(log, following)?;
-            self.enter(part);
+            self.enter(part, hidden);
             if gap.is_some() {
                 return Ok(gap);
             }
@@ -261,7 +281,11 @@ impl Walk {
                     self.offset += frame.stride() as u64;
                     self.next = position.next();
                     let wanted = position >= self.from
-                        && if self.passes_all { !terms::is_own(frame) } else { self.filter.matches(frame) };
+                        && if self.passes_all {
+                            frame.is_event() && !terms::is_own(frame)
+                        } else {
+                            self.filter.matches(frame) && !is_hidden(self.hidden.as_deref(), frame)
+                        };
                     if wanted {
                         self.swift = if self.passes_all { limit } else { 0 };
                         return Some(Step::Event { offset, len: frame.len() as u32, position });
@@ -292,7 +316,7 @@ impl Walk {
             if offset < self.offset {
                 continue;
             }
-            match look_at(&self.part, &self.filter, offset, limit, &mut self.account.cost) {
+            match look_at(&self.part, &self.filter, self.hidden.as_deref(), offset, limit, &mut self.account.cost) {
                 Some(Step::Event { position, .. }) if position > until => {
                     latest_first.push(unit);
                     return None;
@@ -362,11 +386,12 @@ impl WalkBack {
     pub(crate) fn new(log: &Log, filter: Filter, until: Position) -> Result<Self> {
         let mut search = Search::of(&filter);
         let account = Account::new(Some(log.costs.clone()));
-        let mut run = Walk::in_part(log.parts.newest(), filter, Position::START, account);
+        let mut run = Walk::in_part(log.parts.newest(), filter, None, Position::START, account);
+        let hidden = log.removals();
         let part = counted(&mut run.account.cost, || log.parts.search_back(until, &mut search))?;
         run.search = search;
         if let Some(part) = &part {
-            run.enter(part.clone());
+            run.enter(part.clone(), hidden);
         }
         Ok(Self { run, part, until, found: Vec::new(), left: Left::Undecided })
     }
@@ -393,6 +418,7 @@ impl WalkBack {
             if !self.find_run(&part)? {
                 let first = part.segment.first();
                 let run = &mut self.run;
+                let hidden = log.removals();
                 let ask = || unless_expired(log.parts.search_back(first.previous(), &mut run.search));
                 self.part = if first <= from { None } else { counted(&mut run.account.cost, ask)? };
                 if self.part.is_none() && first > from && from > Position::START {
@@ -400,7 +426,7 @@ impl WalkBack {
                 }
                 self.left = Left::Undecided;
                 if let Some(part) = &self.part {
-                    run.enter(part.clone());
+                    run.enter(part.clone(), hidden);
                 }
             }
         }
@@ -426,7 +452,9 @@ impl WalkBack {
             Left::Undecided => Ok(false),
             Left::Picked(units) => {
                 while let Some(unit) = units.pop() {
-                    match look_at(part, &self.run.filter, unit.offset(), limit, &mut self.run.account.cost) {
+                    let run = &mut self.run;
+                    match look_at(part, &run.filter, run.hidden.as_deref(), unit.offset(), limit, &mut run.account.cost)
+                    {
                         None => {}
                         Some(Step::Event { position, .. }) if position > self.until => {}
                         Some(Step::Damaged(damage)) if damage.position > self.until => {}
@@ -465,10 +493,11 @@ impl WalkBack {
     }
 }
 
-/// The event at a position, or what stands in its place; `None` past the end.
+/// The event at a position, or what stands in its place; `None` past the end, and where one was removed.
 pub(crate) fn at(log: &Log, position: Position) -> Result<Option<(Arc<Part>, Step)>> {
+    let hidden = log.removals();
     let part = log.parts.of(position)?;
-    let mut walk = Walk::scanning(part.clone(), Filter::Everything, position, Account::new(None));
+    let mut walk = Walk::scanning(part.clone(), Filter::Everything, hidden, position, Account::new(None));
     let limit = part.segment.written();
     loop {
         match walk.scan(limit, position) {
@@ -496,7 +525,7 @@ fn look_for_time(log: &Log, time: Timestamp) -> Result<Position> {
     let later = firsts.partition_point(|first| {
         let first_time = log.parts.of(*first).map(|part| part.index.summary(part.segment.written()));
         match first_time {
-            Ok(summary) => summary.events > 0 && summary.first_time < time,
+            Ok(summary) => summary.events + summary.gone > 0 && summary.first_time < time,
             Err(error) => {
                 failed = Some(error);
                 false
@@ -514,7 +543,8 @@ fn look_for_time(log: &Log, time: Timestamp) -> Result<Position> {
         matches!(part.segment.find(offset, limit), Found::Frame(frame) if frame.time() < time)
     };
     let chunk = chunks.partition_point(is_before).saturating_sub(1);
-    let mut walk = Walk::scanning(part.clone(), Filter::Everything, chunk_start(&part, chunk), Account::new(None));
+    let mut walk =
+        Walk::scanning(part.clone(), Filter::Everything, None, chunk_start(&part, chunk), Account::new(None));
     while let Some(step) = walk.scan(limit, Position::new(u64::MAX)) {
         if let Step::Event { offset, len, position } = step
             && part.segment.frame(offset, len).time() >= time
@@ -538,6 +568,52 @@ pub(crate) fn latest(log: &Log, kind: Kind, text: &[u8], until: Position) -> Res
     }
 }
 
+/// The latest sound event up to `until` that bears a term, whatever is damaged behind it.
+pub(crate) fn latest_seen(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Latest> {
+    let filter = Filter::Exactly(kind, text.to_vec());
+    latest_of(log, Term::of(kind, text), &filter, log.removals().as_deref(), until)
+}
+
+/// Where a stream stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// That of its last event that is whole; what is left of a removed one counts, and what is known of those let go of.
+    pub(crate) revision: Revision,
+    /// That event was removed, and with it all before: readers find none.
+    pub(crate) is_gone: bool,
+    /// How many events may be lost behind it: their revisions are not given again.
+    pub(crate) lost_events: u64,
+}
+
+/// Where a stream stands at `until`. What a repair has written down as lost is counted.
+///
+/// # Errors
+/// [`Error::Damaged`] when its last event may be damaged.
+pub(crate) fn standing(log: &Log, stream: &str, until: Position) -> Result<Standing> {
+    standing_at(log, stream, standing_of(log, stream, until)?.unless_damaged()?)
+}
+
+/// The same, whatever is damaged.
+pub(crate) fn standing_seen(log: &Log, stream: &str, until: Position) -> Result<Standing> {
+    standing_at(log, stream, standing_of(log, stream, until)?)
+}
+
+fn standing_at(log: &Log, stream: &str, latest: Latest) -> Result<Standing> {
+    let hidden = log.removals();
+    let (revision, is_stub) = match &latest.sound {
+        Some((part, offset, len)) => {
+            let frame = part.segment.frame(*offset, *len);
+            (frame.revision(), frame.is_stub())
+        }
+        None => {
+            let stood = log.stood(stream)?;
+            (stood.revision, stood.is_gone)
+        }
+    };
+    let is_gone = is_stub || hidden.is_some_and(|hidden| hidden.hides(stream, revision));
+    Ok(Standing { revision, is_gone, lost_events: latest.lost_events })
+}
+
 /// The latest sound event that bears a term, and what lies behind it.
 pub(crate) struct Latest {
     pub(crate) sound: Option<(Arc<Part>, u64, u32)>,
@@ -546,7 +622,13 @@ pub(crate) struct Latest {
     /// The same, of what a repair has written down: nobody waits for it to come back.
     written_down: Vec<Damage>,
     /// How many such events there are at the most.
-    pub(crate) lost_events: u64,
+    lost_events: u64,
+}
+
+/// The latest frame of a stream that is whole, what is left of a removed event included.
+fn standing_of(log: &Log, stream: &str, until: Position) -> Result<Latest> {
+    let term = Term::of(Kind::Stream, stream.as_bytes());
+    latest_of(log, term, &Filter::Standing(stream.as_bytes().to_vec()), None, until)
 }
 
 impl Latest {
@@ -560,18 +642,16 @@ impl Latest {
 }
 
 /// The latest sound event up to `until` that bears a term, whatever is damaged behind it.
-pub(crate) fn latest_seen(log: &Log, kind: Kind, text: &[u8], until: Position) -> Result<Latest> {
-    let (term, filter) = (Term::of(kind, text), Filter::Exactly(kind, text.to_vec()));
+fn latest_of(log: &Log, term: Term, filter: &Filter, hidden: Option<&Removals>, until: Position) -> Result<Latest> {
     let mut search = Search::term(term);
     let mut latest = Latest { sound: None, lost: Vec::new(), written_down: Vec::new(), lost_events: 0 };
     let mut part = unless_expired(log.parts.search_back(until, &mut search))?;
     while let Some(here) = part {
         let limit = here.segment.written();
         let lost = RefCell::new(Vec::new());
+        let is_it = |frame: Frame<'_>| frame.position() <= until && filter.matches(frame) && !is_hidden(hidden, frame);
         let matching = |unit: Unit, is_lost: bool| match here.segment.find(unit.offset(), limit) {
-            Found::Frame(frame) if !is_lost => {
-                Some(frame.len() as u32).filter(|_| frame.position() <= until && filter.matches(frame))
-            }
+            Found::Frame(frame) if !is_lost => Some(frame.len() as u32).filter(|_| is_it(frame)),
             Found::Frame(_) | Found::Blank | Found::Bad(_) => {
                 lost.borrow_mut().push(unit);
                 None
@@ -579,7 +659,7 @@ pub(crate) fn latest_seen(log: &Log, kind: Kind, text: &[u8], until: Position) -
         };
         let found = here.index.latest(term, limit, |unit, is_lost| matching(unit, is_lost).is_some());
         for unit in lost.take() {
-            let Some(Step::Damaged(damage)) = look_up(&here, &filter, unit.offset(), limit) else { continue };
+            let Some(Step::Damaged(damage)) = look_up(&here, filter, unit.offset(), limit) else { continue };
             let end = damage.offset + damage.length;
             // What an index in memory met may have been of any stream; a file names the very frame.
             latest.lost_events += match (here.index.damage(unit.offset()), here.segment.find(end, limit)) {
@@ -620,6 +700,9 @@ pub(crate) fn by_revision(
     let term = Term::of(Kind::Stream, stream.as_bytes());
     let filter = Filter::Exactly(Kind::Stream, stream.as_bytes().to_vec());
     let mut search = Search::term(term);
+    if log.removals().is_some_and(|hidden| hidden.hides(stream, revision)) {
+        return Ok(None);
+    }
     let (mut part, mut lost) = (unless_expired(log.parts.search_back(until, &mut search))?, None);
     while let Some(here) = part {
         let limit = here.segment.written();
@@ -673,13 +756,20 @@ fn unless_expired<T>(found: Result<Option<T>>) -> Result<Option<T>> {
 /// What stands at a frame that an index named, counted for the thread that asks.
 fn look_up(part: &Part, filter: &Filter, offset: u64, limit: u64) -> Option<Step> {
     let mut cost = ReadCost::default();
-    let step = look_at(part, filter, offset, limit, &mut cost);
+    let step = look_at(part, filter, None, offset, limit, &mut cost);
     cost::count(&cost);
     step
 }
 
 /// What stands at a frame that an index named: an event that passes the filter, damage, or nothing of interest.
-fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64, cost: &mut ReadCost) -> Option<Step> {
+fn look_at(
+    part: &Part,
+    filter: &Filter,
+    hidden: Option<&Removals>,
+    offset: u64,
+    limit: u64,
+    cost: &mut ReadCost,
+) -> Option<Step> {
     let damaged = |what| {
         let (position, end) = part.index.damage(offset).unwrap_or_else(|| {
             let position = position_at(part, offset, limit);
@@ -695,7 +785,7 @@ fn look_at(part: &Part, filter: &Filter, offset: u64, limit: u64, cost: &mut Rea
         Found::Frame(frame) if frame.is_control() && frame.positions() > 0 => lost_at(part, offset, frame),
         // A sound frame out of its place is part of a damaged stretch.
         Found::Frame(_) if part.index.damage(offset).is_some() => damaged("positions do not follow each other"),
-        Found::Frame(frame) if !frame.is_control() && filter.matches(frame) => {
+        Found::Frame(frame) if !frame.is_control() && filter.matches(frame) && !is_hidden(hidden, frame) => {
             Some(Step::Event { offset, len: frame.len() as u32, position: frame.position() })
         }
         Found::Frame(_) => None,
@@ -709,6 +799,11 @@ fn lost_at(part: &Part, offset: u64, frame: Frame<'_>) -> Option<Step> {
     let gap = frame.gap().filter(|gap| gap.reason == Reason::Lost && gap.positions > 0)?;
     let end = offset + frame.stride() as u64;
     Some(Step::Damaged(Box::new(part.segment.damage(offset, end, frame.position(), gap.why))))
+}
+
+#[inline]
+fn is_hidden(hidden: Option<&Removals>, frame: Frame<'_>) -> bool {
+    hidden.is_some_and(|hidden| hidden.hides(frame.stream(), frame.revision()))
 }
 
 fn damage_at(part: &Part, offset: u64, limit: u64, position: Position, what: &str) -> Damage {

@@ -59,17 +59,29 @@ impl Segment {
         Ok(header::decode(&page))
     }
 
-    /// Opens a segment file whose frames end at `end` with position `last`, all of them whole and sealed. A shorter
-    /// file is read as far as it goes; what is missing will be found damaged.
+    /// Opens a segment file whose frames end with position `last`, at `end` as the segment behind it knows it, all of them
+    /// whole and sealed. A shorter file is read as far as it goes; what is missing will be found damaged.
     pub(crate) fn open_sealed(
         directory: &dyn Directory,
         first: Position,
         end: u64,
         last: Position,
     ) -> Result<Arc<Self>> {
-        let mut segment = Self::open(directory, first, Access::Read, Some(end))?;
+        Self::open_sealed_as(directory, &header::file_name(first), first, end, last)
+    }
+
+    /// The same of a file that does not have its name yet.
+    pub(crate) fn open_sealed_as(
+        directory: &dyn Directory,
+        name: &str,
+        first: Position,
+        end: u64,
+        last: Position,
+    ) -> Result<Arc<Self>> {
+        let mut segment = Self::open_named(directory, name, first, Access::Read, Some(end))?;
         // The map is enough: thousands of segments may be open, and files are few in many places.
         segment.file = None;
+        let end = segment.header.own_end(end);
         segment.allow(end);
         segment.set_written(end);
         segment.seal(last);
@@ -80,7 +92,7 @@ impl Segment {
     pub(crate) fn lost(store: StoreId, first: Position, end: u64, last: Position) -> Result<Arc<Self>> {
         let name = header::file_name(first);
         let (created, durable) = (Timestamp::default(), Position::START);
-        let header = Header { store, nonce: LOST, first, previous: None, created, durable };
+        let header = Header { store, nonce: LOST, first, previous: None, created, durable, rewritten: None };
         let map = Map::nothing().map_err(|error| Error::io("map", std::path::Path::new(&name), error))?;
         let segment = Self {
             header,
@@ -302,6 +314,8 @@ impl Segment {
         let highest = Position::new(self.highest.load(Ordering::Acquire));
         let claimed_end = from + frame::padded(frame::claimed_len(self.map.bytes(from..limit)) as usize) as u64;
         let mut budget = limit.min(self.capacity()).saturating_sub(from) * 8 + (1 << 20);
+        // Where events were removed, a few bytes stand for many positions. Which are the last is known there.
+        let has_gaps = self.header.rewritten.is_some();
         let mut offset = (from + 1).next_multiple_of(ALIGN as u64);
         let mut chain: Option<Chain> = None;
         while offset + (frame::HEADER as u64) <= limit {
@@ -324,7 +338,8 @@ impl Segment {
                     _ => {}
                 }
                 let reachable = (offset - from) / frame::HEADER as u64 + 1;
-                if frame.positions() > 0 && position > expected && position.get() - expected.get() <= reachable {
+                let is_near = has_gaps || position.get().saturating_sub(expected.get()) <= reachable;
+                if frame.positions() > 0 && position > expected && is_near {
                     let end = offset + frame.stride() as u64;
                     chain = Some(Chain { start: offset, end, next: after(frame) });
                     offset = end;
@@ -348,7 +363,9 @@ impl Segment {
         let mut offset = (from + 1).next_multiple_of(ALIGN as u64);
         while offset + (frame::HEADER as u64) <= limit {
             let bytes = self.map.bytes(offset..limit);
-            let reachable = expected.get().saturating_add((offset - from) / frame::HEADER as u64 + 1);
+            let steps =
+                if self.header.rewritten.is_some() { u64::MAX } else { (offset - from) / frame::HEADER as u64 + 1 };
+            let reachable = expected.get().saturating_add(steps);
             let fits = frame::peek_position(bytes).is_some_and(|at| at >= expected && at.get() <= reachable);
             if fits && frame::peek_is_synced(bytes) {
                 let cost = u64::from(frame::peek_len(bytes)).min(limit - offset);

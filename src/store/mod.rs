@@ -4,11 +4,13 @@ mod counters;
 mod graph;
 pub(crate) mod options;
 mod parallel;
+mod removal;
 mod retain;
 
 pub use counters::Counters;
 pub use options::Options;
 pub use parallel::InOrder;
+pub use removal::Compacted;
 
 use std::any::Any;
 use std::collections::HashMap;

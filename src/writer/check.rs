@@ -6,18 +6,19 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result, panic_text};
 use crate::event::draft::Expected;
-use crate::format::frame::{Found, finished};
+use crate::format::frame::{Found, Frame, finished};
 use crate::format::names;
 use crate::format::term::{Kind, Term};
 use crate::id::{Position, Revision};
 use crate::log::Log;
 use crate::log::terms::Filter;
-use crate::log::walk::{Step, Walk};
+use crate::log::walk::{self, Standing, Step, Walk};
+use crate::segment::after;
 use crate::sync::primitive::thread_local;
 use crate::writer::commit::Conditions;
 use crate::writer::ticket::Receipt;
 use crate::writer::turn::Turn;
-use crate::writer::view::{Proposal, View, frames, revision_seen, standing, with_key};
+use crate::writer::view::{Proposal, View, frames, with_key};
 
 thread_local! {
     /// Whether a caller's rule runs on this thread, which must not append then.
@@ -76,12 +77,13 @@ impl Turn {
         let actual = match self.streams.get(term, stream.as_bytes()) {
             Some(revision) => revision,
             None => {
-                let (seen, lost) = self.stands(stream, unwritten, log)?;
-                // What the next event gets is remembered when it comes: until then the stream stands where it is seen.
-                if lost == 0 {
-                    self.streams.set(term, stream.as_bytes(), seen, self.next);
+                let standing = self.stands(stream, unwritten, log)?;
+                // What the next event gets is remembered when it comes: until then the stream stands where it is seen, or
+                // nowhere when it was deleted.
+                if standing.lost_events == 0 && !standing.is_gone {
+                    self.streams.set(term, stream.as_bytes(), standing.revision, self.next);
                 }
-                seen
+                if standing.is_gone { Revision::ABSENT } else { standing.revision }
             }
         };
         if expected.allows(actual) {
@@ -99,23 +101,25 @@ impl Turn {
         unwritten: Unwritten<'_>,
         log: &Log,
     ) -> Result<Revision> {
-        let (seen, lost) = self.stands(stream, unwritten, log)?;
-        let revision = Revision::new(seen.get() + lost);
+        let standing = self.stands(stream, unwritten, log)?;
+        let revision = Revision::new(standing.revision.get() + standing.lost_events);
         self.streams.set(term, stream.as_bytes(), revision, self.next);
         Ok(revision)
     }
 
-    /// Where a stream stands that is not remembered, and how many events of it may be lost behind that.
-    fn stands(&self, stream: &str, unwritten: Unwritten<'_>, log: &Log) -> Result<(Revision, u64)> {
+    /// Where a stream stands that is not remembered.
+    fn stands(&self, stream: &str, unwritten: Unwritten<'_>, log: &Log) -> Result<Standing> {
         let since = self.streams.since();
         // Nearly always what is not written yet is remembered.
         let found = if since > unwritten.from { unwritten.revision(stream) } else { None };
         match (found, since.min(unwritten.from).previous()) {
-            (Some(revision), _) => Ok((revision, 0)),
-            (None, Position::START) => Ok((Revision::ABSENT, 0)),
-            (None, until) => match standing(log, stream, until) {
+            (Some(revision), _) => Ok(Standing { revision, ..Standing::default() }),
+            (None, Position::START) => Ok(Standing::default()),
+            (None, until) => match log.costs.of(|| walk::standing(log, stream, until)) {
                 // A group that cannot write a dead letter would stop for good: there a revision is rather left out.
-                Err(Error::Damaged(_)) if stream.starts_with(names::OWN) => revision_seen(log, stream, until),
+                Err(Error::Damaged(_)) if stream.starts_with(names::OWN) => {
+                    log.costs.of(|| walk::standing_seen(log, stream, until))
+                }
                 found => found,
             },
         }
@@ -141,24 +145,38 @@ impl Unwritten<'_> {
     }
 }
 
-/// The receipt of the commit that bears this key, if there is one and its content is what is proposed.
+/// The receipt of the commit that bears this key, if there is one and its content is what is proposed. Of a commit that lost
+/// events since, what is left is compared.
 fn written_before(log: &Log, key: &str, proposed: &[u8], head: Position) -> Result<Option<Receipt>> {
     let Some((part, mut offset, _)) = with_key(log, key, head)? else { return Ok(None) };
     let segment = &part.segment;
-    let mut receipt: Option<Receipt> = None;
+    let lost_events = segment.header.rewritten.is_some();
+    let (mut receipt, mut has_ended): (Option<Receipt>, _) = (None, false);
     let mut proposed = frames(proposed).peekable();
     while let Some(frame) = proposed.next() {
         let stored = match segment.find(offset, segment.written()) {
             Found::Frame(stored) => stored,
+            // The last of its events were the last of the segment.
+            Found::Blank if lost_events && offset == segment.written() => break,
             Found::Blank | Found::Bad(_) => {
                 let what = "the commit of an idempotency key is not whole";
                 return Err(Error::Damaged(segment.damage(offset, segment.written(), head, what)));
             }
         };
+        let position = receipt.map_or(stored.position(), |receipt| receipt.last.next());
+        if let Some(receipt) = receipt.as_mut().filter(|_| !frame.is_control() && is_gone(stored, position)) {
+            receipt.last = position;
+            if position.next() == after(stored) {
+                offset += stored.stride() as u64;
+            }
+            continue;
+        }
         let first = receipt.map_or(stored.position(), |receipt| receipt.first);
-        if !stored.has_content_of(&frame) || stored.has_more() != proposed.peek().is_some() {
+        let ends_alike = stored.has_more() == proposed.peek().is_some() || lost_events && !stored.has_more();
+        if has_ended || !stored.has_content_of(&frame) || !ends_alike {
             return Err(Error::KeyReused { key: key.to_owned(), first });
         }
+        has_ended = !stored.has_more();
         if !stored.is_control() {
             let (last, revision) = (stored.position(), stored.revision());
             receipt = Some(Receipt { first, last, revision, time: stored.time(), duplicate: true });
@@ -166,4 +184,9 @@ fn written_before(log: &Log, key: &str, proposed: &[u8], head: Position) -> Resu
         offset += stored.stride() as u64;
     }
     Ok(receipt)
+}
+
+/// Whether the event at a position was removed, as this frame says.
+fn is_gone(stored: Frame<'_>, position: Position) -> bool {
+    !stored.is_event() && (stored.position()..after(stored)).contains(&position)
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::log::grow::Manner;
+use crate::log::purge::Purged;
 use crate::log::recover::Opened;
 use crate::log::retain::{Plan, Retention};
 use crate::log::{Log, Side};
@@ -111,6 +112,7 @@ impl Writer {
             stopping: AtomicBool::new(false),
             timer_runs: AtomicBool::new(false),
         });
+        housekeeping.set_writer(Arc::downgrade(&shared));
         let spawn = |name: &str, work: fn(&Shared)| {
             let own = shared.clone();
             let thread = thread::Builder::new().name(format!("towpath-{name}")).spawn(move || work(&own));
@@ -157,6 +159,26 @@ impl Writer {
         self.shared.check_process()?;
         self.shared.check_may_wait()?;
         self.shared.sync()
+    }
+
+    /// Whether each commit of events waits for a sync.
+    pub(crate) fn syncs(&self) -> bool {
+        self.shared.syncs()
+    }
+
+    /// Takes what was removed out of all segments, the newest included, and waits for it.
+    pub(crate) fn purge(&self) -> Result<Purged> {
+        self.check_may_wait()?;
+        self.shared.one_turn();
+        let orders = {
+            let mut turn = guard(&self.shared.turn);
+            turn.end_segment_to_purge(&self.shared.log)?;
+            turn.orders.clone()
+        };
+        let purged = orders.purge();
+        // What came of it was staged.
+        self.shared.one_turn();
+        purged
     }
 
     /// Writes what was submitted, syncs, says that the store was closed in good order, and ends the threads.

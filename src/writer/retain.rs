@@ -46,11 +46,15 @@ impl Shared {
             self.sync()?;
             // 3. Nobody finds it any more; whoever reads there reads on in what is mapped.
             log.heads.set(Known { oldest: known.oldest, files: known.files.clone() });
-            log.parts.let_go_before(known.oldest);
-            // 4. What a crash leaves here is removed when the store is opened. An index file that is made from now on, of a
-            // segment that was sealed just before, is removed by whoever makes it.
-            let names = log.directory.names()?;
-            retain::remove_files(&*log.directory, &names, &known)?;
+            {
+                // A segment that is written again just now must not come back under its name.
+                let _files = log.parts.changes_files();
+                log.parts.let_go_before(known.oldest);
+                // 4. What a crash leaves here is removed when the store is opened. An index file that is made from now on, of a
+                // segment that was sealed just before, is removed by whoever makes it.
+                let names = log.directory.names()?;
+                retain::remove_files(&*log.directory, &names, &known)?;
+            }
             log.counts.let_go.add(plan.segments);
             log.counts.events_let_go.add(plan.events);
             log.counts.bytes_let_go.add(plan.bytes);
@@ -63,8 +67,13 @@ impl Shared {
     fn collect(&self, oldest: Position) -> Result<Known> {
         let log = &self.log;
         let mut collector = Collector::new(&*log.directory, log.store, &log.heads.known());
+        if let Some(removals) = log.removals() {
+            collector.take_in_removed(&log.heads.known(), &removals)?;
+        }
         for first in log.parts.firsts().into_iter().take_while(|first| *first < oldest) {
-            collector.take_in(&log.parts.of(first)?.segment)?;
+            // Asked before the segment: when there is nothing to hide any more it is one without the events.
+            let removals = log.removals();
+            collector.take_in(&log.parts.of(first)?.segment, removals.as_deref())?;
         }
         collector.finish(oldest)
     }

@@ -7,6 +7,7 @@ use crate::format::header::Previous;
 use crate::log::Log;
 use crate::log::grow::{self, Beginning, Manner, Spare};
 use crate::log::parts::Part;
+use crate::log::purge;
 use crate::segment::disk::Prepared;
 use crate::sync::guard;
 use crate::writer::housekeeping::Ordered;
@@ -51,6 +52,17 @@ impl Turn {
         let _too_large = self.orders.spare(0);
         let spare = Spare::prepare(&*log.directory, grow::next_size(0, needed, self.manner.largest), self.manner)?;
         self.go_on_in(spare, log)
+    }
+
+    /// Goes on in a new segment when this one holds something that was removed.
+    pub(super) fn end_segment_to_purge(&mut self, log: &Log) -> Result<()> {
+        self.take_in_failures();
+        self.check_running()?;
+        if self.next > self.pen.segment().first() && purge::is_needed(log, &log.parts.newest()) {
+            self.roll(&[], log)?;
+            log.publish(self.pen.segment(), self.pen.end(), self.next.previous());
+        }
+        Ok(())
     }
 
     fn state_size(&self, log: &Log) -> u64 {

@@ -16,7 +16,6 @@ use crate::log::Log;
 use crate::log::grow::Manner;
 use crate::log::recover::Opened;
 use crate::segment::{Pen, Segment};
-use crate::sync::guard;
 use crate::writer::Settings;
 use crate::writer::check::Unwritten;
 use crate::writer::commit::Conditions;
@@ -299,8 +298,11 @@ impl Turn {
                 self.pen.segment().set_written(self.pen.end());
                 self.order_spare(log);
                 if !run.records.is_empty() {
-                    let mut state = guard(&log.state);
-                    run.records.into_iter().for_each(|record| state.apply(record));
+                    if run.records.iter().any(|record| matches!(record, Control::Dropped { .. })) {
+                        // Some of these streams may not stand any more where they stood.
+                        self.streams.clear(self.next);
+                    }
+                    log.apply(run.records);
                 }
             }
             Err(error) => {
@@ -422,7 +424,7 @@ impl Turn {
         Ok(())
     }
 
-    fn check_running(&self) -> Result<()> {
+    pub(super) fn check_running(&self) -> Result<()> {
         match &self.stopped {
             Some(why) => Err(Error::Stopped { why: why.clone() }),
             None => Ok(()),
@@ -430,7 +432,7 @@ impl Turn {
     }
 
     /// A sealed segment that could not be synced stops the writer as surely as its own sync.
-    fn take_in_failures(&mut self) {
+    pub(super) fn take_in_failures(&mut self) {
         if let Some(error) = self.orders.failure() {
             self.stop(&error);
         }

@@ -13,7 +13,7 @@ use crate::log::Log;
 use crate::log::parts::Part;
 use crate::log::reader::Reader;
 use crate::log::terms::Filter;
-use crate::log::walk::{self, Latest};
+use crate::log::walk;
 
 /// The events of a commit that is about to be written.
 #[derive(Debug)]
@@ -118,28 +118,10 @@ pub(crate) fn with_key(log: &Log, key: &str, until: Position) -> Result<Option<(
     Ok(latest.unless_damaged()?.sound)
 }
 
-/// Where a stream stands at `until`, by asking the indexes, and what is known of what was let go of.
+/// Where a stream stands at `until`, by asking the indexes. One whose events are all gone does not exist.
 pub(crate) fn revision(log: &Log, stream: &str, until: Position) -> Result<Revision> {
-    Ok(standing(log, stream, until)?.0)
-}
-
-/// The same, and how many events of it may be lost behind that, which a repair has written down: their revisions are not
-/// given again.
-pub(crate) fn standing(log: &Log, stream: &str, until: Position) -> Result<(Revision, u64)> {
-    let latest = log.costs.of(|| walk::latest_seen(log, Kind::Stream, stream.as_bytes(), until))?;
-    seen(log, stream, latest.unless_damaged()?)
-}
-
-/// The revision of the last event of a stream that is whole, up to `until`, and how many more may be lost behind it.
-pub(crate) fn revision_seen(log: &Log, stream: &str, until: Position) -> Result<(Revision, u64)> {
-    let latest = log.costs.of(|| walk::latest_seen(log, Kind::Stream, stream.as_bytes(), until))?;
-    seen(log, stream, latest)
-}
-
-fn seen(log: &Log, stream: &str, latest: Latest) -> Result<(Revision, u64)> {
-    let revision = |(part, offset, len): (Arc<Part>, u64, u32)| part.segment.frame(offset, len).revision();
-    let seen = latest.sound.map(revision).map_or_else(|| log.stood(stream), Ok)?;
-    Ok((seen, latest.lost_events))
+    let standing = log.costs.of(|| walk::standing(log, stream, until))?;
+    Ok(if standing.is_gone { Revision::ABSENT } else { standing.revision })
 }
 
 /// The staged frames, one after the other.

@@ -38,8 +38,8 @@ const DOOR_TO_FILES: &str = "segment/disk.rs";
 /// Tests inside the library may tidy up after themselves; they stand last in their file.
 const TESTS: &str = "#[cfg(test)]\nmod ";
 
-/// A file of tests and nothing else, which sees everything.
-const TEST_FILE: &str = "interleaved.rs";
+/// Files of tests and nothing else, which see everything, end so.
+const TEST_FILES: [&str; 2] = ["interleaved.rs", "/tests.rs"];
 
 /// One source file below `src/`, without comments and the contents of literals.
 struct Source {
@@ -262,7 +262,7 @@ fn library() -> Vec<Source> {
                 folders.extend(Some(path).filter(|path| !path.ends_with("bin")));
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let name = below(&root, &path);
-                if name != TEST_FILE {
+                if !TEST_FILES.iter().any(|end| name.ends_with(end)) {
                     sources.push(Source::new(&name, &std::fs::read_to_string(&path).unwrap()));
                 }
             }

@@ -60,6 +60,7 @@ mod sink_kafka;
 #[cfg(feature = "sink-redis")]
 mod sink_redis;
 mod standing;
+mod streams;
 mod subscription;
 mod support;
 mod tiers;

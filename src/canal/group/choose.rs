@@ -5,7 +5,7 @@ use crate::canal::batch::{Batch, Count};
 use crate::canal::group::OnFailure;
 use crate::canal::group::core::Core;
 use crate::canal::group::letter::{self, Fate};
-use crate::canal::group::run::{Found, Held, Run, fetch};
+use crate::canal::group::run::{Found, Held, Missing, Run, fetch};
 use crate::error::{Damage, Result};
 use crate::id::{Position, Timestamp};
 use crate::log::event::Event;
@@ -103,7 +103,12 @@ impl Core {
         }
         let event = match &found {
             Ok((part, offset, len)) => Ok(Event::borrowed(&part.segment, *offset, *len)),
-            Err(damage) => Err(damage),
+            Err(Missing::Damaged(damage)) => Err(damage),
+            Err(Missing::Removed) => {
+                run.lanes.take(position, key);
+                run.unwritten.end(row.claim, position, run.now);
+                return Ok(());
+            }
         };
         let redriven = history.as_ref().map_or(0, |history| history.letter);
         let verdict = match &event {
@@ -159,7 +164,8 @@ impl Core {
         run.passed = run.passed.saturating_sub(1);
         match found {
             Ok((part, offset, len)) => self.take_new(run, chosen, &part, offset, len, key),
-            Err(damage) => self.bury_damage(run, Position::new(position), 1, &damage),
+            Err(Missing::Damaged(damage)) => self.bury_damage(run, Position::new(position), 1, &damage),
+            Err(Missing::Removed) => {}
         }
         Ok(())
     }
@@ -211,12 +217,14 @@ impl Core {
         run.unwritten.passes_new = true;
     }
 
-    /// A delivery becomes a dead letter; where its event cannot be read, one that says so.
+    /// A delivery becomes a dead letter; where its event cannot be read, one that says so. Of one that was removed nothing is
+    /// kept.
     pub(super) fn bury(&self, run: &mut Run, position: u64, found: &Found, fate: &Fate<'_>) {
         let letters = &mut run.unwritten.letters;
         match found {
             Ok((part, offset, len)) => letter::write(letters, &Event::borrowed(&part.segment, *offset, *len), fate),
-            Err(_) => letter::write_damage(letters, Position::new(position), 1, fate),
+            Err(Missing::Damaged(_)) => letter::write_damage(letters, Position::new(position), 1, fate),
+            Err(Missing::Removed) => return,
         }
         run.parked.add(fate.key, position);
     }

@@ -322,16 +322,25 @@ fn waiting(ledger: &Ledger, from: u64) -> Vec<(u64, Timestamp)> {
     ledger.rows.from(from).take(4096).map(|row| (row.position, not_before(row))).collect()
 }
 
-/// The part, offset and length of an event, or the damage in its place.
-pub(super) type Found = std::result::Result<(Arc<Part>, u64, u32), Damage>;
+/// The part, offset and length of an event, or why there is none.
+pub(super) type Found = std::result::Result<(Arc<Part>, u64, u32), Missing>;
 
-/// Where an event stands, or the damage in its place.
+/// Why an event that a group waits for is not there.
+#[derive(Debug)]
+pub(super) enum Missing {
+    Damaged(Damage),
+    /// Somebody removed it: there is nothing left to deliver.
+    Removed,
+}
+
+/// Where an event stands, or why it does not.
 pub(super) fn fetch(store: &Store, position: u64) -> Result<Found> {
     let log = &store.inner.log;
     match log.costs.of(|| walk::at(log, Position::new(position)))? {
         Some((part, Step::Event { offset, len, .. })) => Ok(Ok((part, offset, len))),
-        Some((_, Step::Damaged(damage))) => Ok(Err(*damage)),
-        // What a group waits for stands in the log, unless the group was named when it was let go of.
+        Some((_, Step::Damaged(damage))) => Ok(Err(Missing::Damaged(*damage))),
+        None if Position::new(position) >= store.oldest() => Ok(Err(Missing::Removed)),
+        // What a group waits for is kept, unless the group was named when it was let go of.
         None => {
             let (asked, oldest) = (Position::new(position), store.oldest());
             Err(Error::Expired { asked, oldest })

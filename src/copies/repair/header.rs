@@ -15,7 +15,7 @@ const EFFORT: u64 = 256 << 20;
 /// Opens a segment file without believing its header. `None` when nothing tells its nonce.
 pub(super) fn open_without(directory: &dyn Directory, store: StoreId, first: Position) -> Result<Option<Segment>> {
     let (created, durable) = (Timestamp::default(), Position::START);
-    let mut header = Header { store, nonce: Nonce(1), first, previous: None, created, durable };
+    let mut header = Header { store, nonce: Nonce(1), first, previous: None, created, durable, rewritten: None };
     let segment = Segment::open_under(directory, header.clone())?;
     let Some((nonce, created)) =
         search(segment.bytes((PAGE as u64).min(segment.capacity()), segment.capacity()), first)

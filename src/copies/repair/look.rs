@@ -48,7 +48,7 @@ pub(super) struct Piece {
 
 pub(super) enum Piecewise {
     /// It is there. Its header is `None` when that is not what was written.
-    There { part: Part, limit: u64, header: Option<Header>, read: Read },
+    There { part: Part, limit: u64, header: Option<Box<Header>>, read: Read },
     /// Nothing of it can be read.
     Missing { why: String, head: Vec<crate::format::control::Control>, time: Timestamp },
 }
@@ -282,8 +282,10 @@ impl Looking<'_> {
             Some(following) => {
                 let successor = headers.get(&following).and_then(Option::as_ref);
                 let previous = successor.and_then(|header| header.previous).filter(|before| before.first == first);
-                let end =
-                    previous.map_or_else(|| data_end(&segment, PAGE as u64, segment.capacity()), |before| before.end);
+                let end = match previous {
+                    Some(before) => segment.header.own_end(before.end),
+                    None => data_end(&segment, PAGE as u64, segment.capacity()),
+                };
                 (end, Until::Sealed { last: following.previous() })
             }
         };
@@ -304,7 +306,11 @@ impl Looking<'_> {
         if header.is_none() {
             self.note(first, "its header is damaged; its frames tell what it said");
         }
-        Ok(Piece { first, next: read.next, found: Piecewise::There { part, limit, header, read } })
+        Ok(Piece {
+            first,
+            next: read.next,
+            found: Piecewise::There { part, limit, header: header.map(Box::new), read },
+        })
     }
 }
 

@@ -89,7 +89,7 @@ pub(super) fn read(part: &Part, limit: u64, until: Until, time: Timestamp, known
                         break_head(&mut head, &mut pending, known);
                     }
                     make_head(&mut read, &mut head, known, offset);
-                    read.events += u64::from(!frame.is_control());
+                    read.events += u64::from(frame.is_event());
                 } else {
                     let record = Control::decode(frame.payload()).ok_or_else(|| unknown_record(segment, frame))?;
                     match head {

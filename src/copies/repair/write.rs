@@ -13,6 +13,7 @@ use crate::format::PAGE;
 use crate::format::control::Kept;
 use crate::format::frame::Found as At;
 use crate::format::header::{self, Header, Previous};
+use crate::format::heads::Stood;
 use crate::id::{Position, Revision, StoreId};
 use crate::log::grow;
 use crate::log::heads::{self, HeadsFile};
@@ -60,7 +61,7 @@ fn put_piece(
                 files.copied += 1;
                 return rewrite(fitting, part, *limit, read, firsts, to, files);
             }
-            if header.as_ref() == Some(&fitting) {
+            if header.as_deref() == Some(&fitting) {
                 Wanted { name: &name, len: *limit }.put(&*found.directory, None, to, files)?;
             } else {
                 let file = Copy::begin(to, &name, *limit)?;
@@ -70,7 +71,10 @@ fn put_piece(
                 files.copied += 1;
                 files.bytes_copied += limit;
             }
-            Ok(Previous { first: piece.first, end: *limit, last_crc: read.last_crc })
+            // One that took the place of another is followed as that one was.
+            let original = fitting.rewritten.map(|original| (original.original_end, original.original_crc));
+            let (end, last_crc) = original.unwrap_or((*limit, read.last_crc));
+            Ok(Previous { first: piece.first, end, last_crc })
         }
         Piecewise::Missing { why, head, time } => {
             files.copied += 1;
@@ -82,6 +86,7 @@ fn put_piece(
                 previous,
                 created,
                 durable,
+                rewritten: None,
             };
             let mut out = Out::begin(to, header, GAP + grow::state_size(head) + 16 * firsts.len() as u64)?;
             out.head(head, firsts, *time)?;
@@ -106,7 +111,7 @@ fn rewrite(
     let head = read.head.as_ref().map_or(0, |(records, _)| grow::state_size(records) + 16 * firsts.len() as u64);
     let room = limit + head + GAP * (1 + read.stretches.len() as u64);
     let mut time = header.created;
-    let mut out = Out::begin(to, Header { nonce: grow::random_nonce(to)?, ..header }, room)?;
+    let mut out = Out::begin(to, Header { nonce: grow::random_nonce(to)?, rewritten: None, ..header }, room)?;
     let body = read.head.as_ref().map_or(PAGE as u64, |(_, body)| *body);
     let mut offset = body;
     if let Some((records, body)) = &read.head {
@@ -142,7 +147,8 @@ fn why(segment: &str, stretch: &Stretch) -> String {
 /// The segment that everything is behind, and that begins with what consumers remember.
 fn put_last(found: &Found, firsts: Vec<Position>, previous: Option<Previous>, to: &dyn Directory) -> Result<()> {
     let (first, created, durable) = (found.next, found.last_time, found.next.previous());
-    let header = Header { store: found.store, nonce: grow::random_nonce(to)?, first, previous, created, durable };
+    let (store, nonce) = (found.store, grow::random_nonce(to)?);
+    let header = Header { store, nonce, first, previous, created, durable, rewritten: None };
     let records = found.consumers.records();
     let mut out = Out::begin(to, header, grow::state_size(&records) + 16 * firsts.len() as u64)?;
     out.head(&records, &firsts, created)?;
@@ -166,7 +172,7 @@ fn put_heads(found: &Found, to: &dyn Directory, files: &mut Files) -> Result<()>
 }
 
 /// Where streams stood before the first of their events that is kept: that one says so.
-fn stood_before(found: &Found) -> BTreeMap<Vec<u8>, Revision> {
+fn stood_before(found: &Found) -> BTreeMap<Vec<u8>, Stood> {
     let mut first = BTreeMap::new();
     for piece in &found.pieces {
         let Piecewise::There { part, limit, read, .. } = &piece.found else { continue };
@@ -180,12 +186,13 @@ fn stood_before(found: &Found) -> BTreeMap<Vec<u8>, Revision> {
             }
             let At::Frame(frame) = part.segment.find(offset, *limit) else { break };
             if !frame.is_control() && !first.contains_key(frame.stream_bytes()) {
-                first.insert(frame.stream_bytes().to_vec(), Revision::new(frame.revision().get().saturating_sub(1)));
+                let revision = Revision::new(frame.revision().get().saturating_sub(1));
+                first.insert(frame.stream_bytes().to_vec(), Stood { revision, is_gone: false });
             }
             offset += frame.stride() as u64;
         }
     }
-    first.retain(|_, revision| *revision > Revision::ABSENT);
+    first.retain(|_, stood| stood.revision > Revision::ABSENT);
     first
 }
 

@@ -147,12 +147,16 @@ impl Frames {
         if frame.is_control() {
             return self.control(frame);
         }
-        self.events += u64::from(self.pass == 0);
+        let (is_stub, is_first_pass) = (frame.is_stub(), self.pass == 0);
+        self.events += u64::from(is_first_pass && !is_stub);
+        self.removed += u64::from(is_first_pass && is_stub);
         let late = frame.time() < self.time;
         self.time = self.time.max(frame.time());
         let wrong = self.head.event();
-        let stood = |stream: &[u8]| self.stood.as_ref().and_then(|known| known.find(stream).ok());
-        if !self.revisions.follows(frame.stream_bytes(), frame.revision(), stood) {
+        let stood =
+            |stream: &[u8]| self.stood.as_ref().and_then(|known| known.find(stream).ok().map(|stood| stood.revision));
+        let let_go = self.stood.as_ref().is_none_or(|known| known.oldest > Position::new(1));
+        if !self.revisions.follows(frame.stream_bytes(), frame.revision(), stood, let_go) {
             return Some("its revision does not follow the one before it in its stream");
         }
         if self.pass > 0 {
@@ -161,7 +165,7 @@ impl Frames {
         if late && !self.unread {
             return Some("its time is earlier than that of the event before it");
         }
-        if self.decodes && !payload::decodes(frame) {
+        if self.decodes && !is_stub && !payload::decodes(frame) {
             return Some("its payload is not what its codec says; it was stored so");
         }
         wrong
@@ -172,7 +176,10 @@ impl Frames {
             return Some("a control record that this build does not know");
         };
         if let Control::Gap(gap) = &record {
-            self.revisions.forget();
+            match gap.reason {
+                Reason::Removed => self.revisions.removed(gap.positions),
+                Reason::Lost => self.revisions.forget(),
+            }
             if self.pass == 0 {
                 match gap.reason {
                     Reason::Removed => self.removed += gap.positions,

@@ -187,11 +187,11 @@ impl<'a> Check<'a> {
     fn follows(&mut self, part: &Part, is_read: bool) -> Result<()> {
         let Some(first) = self.log.parts.after(part)? else { return Ok(()) };
         let Some(following) = still_there(self.log, first)? else { return Ok(()) };
-        let last_crc = self.frames.last_crc().filter(|_| is_read);
+        let (header, last_crc) = (&part.segment.header, self.frames.last_crc().filter(|_| is_read));
         let fits = following.segment.header.previous.is_some_and(|previous| {
-            previous.first == part.segment.first()
-                && previous.end == part.segment.written()
-                && last_crc.is_none_or(|crc| previous.last_crc == crc)
+            // What was not read, or not whole, is taken for what it says.
+            let said = header.rewritten.map_or(previous.last_crc, |rewritten| rewritten.last_crc);
+            header.is_followed(previous, part.segment.written(), last_crc.unwrap_or(said))
         });
         let too_short = !is_read && part.segment.capacity() < part.segment.written();
         if !fits || too_short {

@@ -19,6 +19,8 @@ pub(super) struct Revisions {
     pass: u64,
     /// How often something was not seen, so that revisions before it say little.
     forgotten: u32,
+    /// Positions whose event was removed, and that no missing revision accounts for yet.
+    removed: u64,
     /// Streams that had no room.
     passed_over: u64,
     is_on: bool,
@@ -59,6 +61,7 @@ impl Revisions {
             passes: (streams * 2).div_ceil(AT_ONCE).max(1),
             pass: 0,
             forgotten: 0,
+            removed: 0,
             passed_over: 0,
             is_on: true,
         }
@@ -71,7 +74,7 @@ impl Revisions {
     pub(super) fn begin(&mut self, pass: u64) {
         self.pass = pass;
         self.known.clear();
-        self.forgotten = 0;
+        (self.forgotten, self.removed) = (0, 0);
     }
 
     /// Some events were not seen: revisions may jump.
@@ -79,13 +82,20 @@ impl Revisions {
         self.forgotten += 1;
     }
 
+    /// Events were removed: each accounts for a revision that is missing.
+    pub(super) fn removed(&mut self, events: u64) {
+        self.removed += events;
+    }
+
     /// Whether an event of a stream has the revision that has to come, as far as can be known. `stood` says where a stream
-    /// stood before the first event that is kept, if that can be known.
+    /// stood before the first event that is kept, if that can be known. Was something `let_go` of, events that had been
+    /// removed there are not accounted for.
     pub(super) fn follows(
         &mut self,
         stream: &[u8],
         revision: Revision,
         stood: impl FnOnce(&[u8]) -> Option<Revision>,
+        let_go: bool,
     ) -> bool {
         if !self.is_on {
             return true;
@@ -102,7 +112,13 @@ impl Revisions {
         let before = self.known.insert(hash, now);
         let Some(last) = before.map(|known| known.revision).or_else(|| stood(stream)) else { return true };
         let jumps = before.map_or(0, |known| known.forgotten) < self.forgotten;
-        if jumps { revision > last } else { revision == last.next() }
+        let Some(missing) = revision.get().checked_sub(last.next().get()) else { return false };
+        if missing == 0 || jumps || before.is_none() && let_go {
+            return true;
+        }
+        let is_accounted_for = missing <= self.removed;
+        self.removed = self.removed.saturating_sub(missing);
+        is_accounted_for
     }
 
     /// How many streams were left out, at most: events that had no room.

@@ -40,6 +40,7 @@ impl Survey {
                 nonce: header.nonce,
                 first: header.first,
                 events: 0,
+                gone: 0,
                 own_events: 0,
                 streams: 0,
                 end: PAGE as u64,
@@ -95,6 +96,7 @@ impl Survey {
             self.summary.end = limit;
         } else {
             self.reach(next.previous(), offset);
+            self.count(frame);
         }
         if is_too_far || frame.gap().is_some_and(|gap| gap.reason == Reason::Lost) {
             self.damaged.push(Lost { unit: Unit::of(offset), position: self.next, end: self.summary.end });
@@ -113,10 +115,14 @@ impl Survey {
     fn count(&mut self, frame: Frame<'_>) {
         let own = frame.stream_bytes().first() == Some(&(names::OWN as u8));
         let summary = &mut self.summary;
-        if summary.events == 0 {
+        if summary.events + summary.gone == 0 {
             summary.first_time = frame.time();
         }
         summary.last_time = frame.time();
+        if !frame.is_event() {
+            summary.gone += frame.positions();
+            return;
+        }
         summary.events += 1;
         summary.own_events += u64::from(own);
         summary.streams += u64::from(!own && frame.revision() == Revision::new(1));

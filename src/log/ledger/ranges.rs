@@ -54,6 +54,50 @@ impl Ranges {
         };
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many stretches it has.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn to_vec(&self) -> Vec<(u64, u64)> {
+        self.stretches().collect()
+    }
+
+    /// Inserts every number from `first` to `last`.
+    pub(crate) fn add(&mut self, first: u64, last: u64) {
+        if first > last {
+            return;
+        }
+        let (mut from, mut to) = (first, last);
+        // What overlaps or touches it grows together with it.
+        while let Some((begins, ends)) = self.0.range(..=to.saturating_add(1)).next_back().map(|(a, b)| (*a, *b))
+            && ends.saturating_add(1) >= from
+        {
+            self.0.remove(&begins);
+            (from, to) = (from.min(begins), to.max(ends));
+        }
+        self.0.insert(from, to);
+    }
+
+    /// Removes every number from `first` to `last`.
+    pub(crate) fn subtract(&mut self, first: u64, last: u64) {
+        while let Some((begins, ends)) = self.0.range(..=last).next_back().map(|(a, b)| (*a, *b))
+            && ends >= first
+        {
+            self.0.remove(&begins);
+            if ends > last {
+                self.0.insert(last + 1, ends);
+            }
+            if begins < first {
+                self.0.insert(begins, first - 1);
+            }
+        }
+    }
+
     pub(crate) fn stretches(&self) -> impl Iterator<Item = (u64, u64)> {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
@@ -71,6 +115,30 @@ mod tests {
         }
         assert_eq!(ranges.stretches().collect::<Vec<_>>(), [(1, 5), (9, 9)]);
         assert_eq!((ranges.count(), ranges.contains(4), ranges.contains(6)), (6, true, false));
+    }
+
+    #[test]
+    fn stretches_come_and_go_as_in_any_set() {
+        let (mut ranges, mut model) = (Ranges::default(), std::collections::BTreeSet::new());
+        let mut seed = 11u64;
+        for _ in 0..20_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (first, last) = ((seed >> 33) % 60, (seed >> 33) % 60 + (seed >> 50) % 9);
+            if seed >> 63 == 0 {
+                ranges.add(first, last);
+                model.extend(first..=last);
+            } else {
+                ranges.subtract(first, last);
+                model.retain(|number| !(first..=last).contains(number));
+            }
+            assert_eq!((ranges.count(), ranges.first()), (model.len() as u64, model.first().copied()));
+            assert!((0..70).all(|number| ranges.contains(number) == model.contains(&number)));
+            let stretches = ranges.to_vec();
+            assert!(
+                stretches.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0),
+                "neighbours grow together: {stretches:?}"
+            );
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::sync::primitive::atomic::{AtomicBool, Ordering};
 #[derive(Debug)]
 pub(crate) struct Tier {
     pub(super) head: Head,
-    /// First position and nonce of each segment, rising.
+    /// First position of each segment, and the nonce of the first file that it had, rising.
     pub(super) covered: Vec<(Position, Nonce)>,
     map: Map,
     checked: Checked,

@@ -67,7 +67,7 @@ impl Merge {
                         parts.tiers.bar(*first);
                         return Ok(None);
                     };
-                    covered.push((*first, part.segment.header.nonce));
+                    covered.push((*first, part.segment.header.origin()));
                     entries += file.terms() as u64;
                     Kind::Index { file, first: *first, at: 0 }
                 }

@@ -1,9 +1,11 @@
 //! What other threads do for the writer: make the next segment ready, and finish sealed ones.
 
 mod prepare;
+mod purge;
 pub(crate) mod seal;
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::id::Position;
@@ -14,7 +16,9 @@ use crate::segment::Segment;
 use crate::sync::guard;
 use crate::sync::primitive::thread;
 use crate::sync::primitive::thread::JoinHandle;
-use crate::sync::primitive::{Arc, Condvar, Mutex, PoisonError};
+use crate::sync::primitive::{Arc, Condvar, Mutex, PoisonError, Weak};
+use crate::writer::Shared;
+use crate::writer::housekeeping::purge::Passes;
 use crate::writer::housekeeping::seal::Sealing;
 
 /// So many sealed segments may wait for their index file; then the writer waits. Each keeps a file open.
@@ -51,6 +55,8 @@ struct Desk {
     work: Work,
     jobs: Mutex<Jobs>,
     changed: Condvar,
+    /// To have written down what was done.
+    writer: OnceLock<Weak<Shared>>,
 }
 
 /// A spare to be made ready.
@@ -69,6 +75,7 @@ struct Jobs {
     /// Segments that the writer is done with.
     left: Vec<Arc<Segment>>,
     sealed: VecDeque<Arc<Part>>,
+    passes: Passes,
     failure: Option<Error>,
     retention: Retaining,
     ending: bool,
@@ -87,7 +94,8 @@ impl Housekeeping {
     pub(crate) fn start(log: Arc<Log>, manner: Manner, work: Work) -> Result<Self> {
         let path = log.directory.path().to_owned();
         let began = log.parts.newest().segment.first();
-        let desk = Arc::new(Desk { log, manner, began, work, jobs: Mutex::default(), changed: Condvar::new() });
+        let (jobs, changed, writer) = (Mutex::default(), Condvar::new(), OnceLock::new());
+        let desk = Arc::new(Desk { log, manner, began, work, jobs, changed, writer });
         if work == Work::Steps {
             let sealing = Some(desk.begin_sealing());
             return Ok(Self { desk, threads: Vec::new(), sealing });
@@ -106,6 +114,11 @@ impl Housekeeping {
             }
         };
         Ok(Self { desk, threads: vec![prepare, seal], sealing: None })
+    }
+
+    /// Says who writes.
+    pub(crate) fn set_writer(&self, writer: Weak<Shared>) {
+        let _once = self.desk.writer.set(writer);
     }
 
     pub(crate) fn orders(&self) -> Orders {

@@ -7,6 +7,7 @@ use crate::log::tiers::FAN_IN;
 use crate::log::tiers::merge::{Merge, Merged};
 use crate::sync::guard;
 use crate::sync::primitive::{Arc, thread};
+use crate::writer::housekeeping::purge::Purging;
 use crate::writer::housekeeping::{Desk, Jobs};
 
 /// With fewer sealed segments waiting, this thread keeps in step with the writer, and has time to let others work.
@@ -29,11 +30,14 @@ pub(super) struct Sealing {
     /// Everything before this position has its index file.
     indexed: Position,
     merging: Option<Merge>,
+    purging: Option<Purging>,
 }
 
 /// What is to be done next.
 enum Job {
     Seal(Arc<Part>),
+    BeginPurge,
+    Purge,
     Merge,
 }
 
@@ -45,12 +49,12 @@ impl Desk {
         while let Some(job) = self.next(|jobs| sealing.job(jobs), false) {
             self.go_on_sealing(&mut sealing, job);
         }
-        sealing.merging.into_iter().for_each(|merge| self.end_merge(merge));
+        self.give_up(sealing);
     }
 
     pub(super) fn begin_sealing(&self) -> Sealing {
         // There may be something to merge that was left when the store was closed.
-        Sealing { all_kept: true, indexed: self.began, merging: self.begin_merge(self.began) }
+        Sealing { all_kept: true, indexed: self.began, merging: self.begin_merge(self.began), purging: None }
     }
 
     /// One piece of it, without a thread. `false`: there is nothing to do.
@@ -62,6 +66,11 @@ impl Desk {
     /// Finishes what was sealed, without a thread, as the thread does at the end.
     pub(super) fn end_sealing(&self, mut sealing: Sealing) {
         while self.step_sealing(&mut sealing) {}
+        self.give_up(sealing);
+    }
+
+    fn give_up(&self, sealing: Sealing) {
+        sealing.purging.into_iter().for_each(Purging::abandon);
         sealing.merging.into_iter().for_each(|merge| self.end_merge(merge));
     }
 
@@ -70,9 +79,12 @@ impl Desk {
             Job::Seal(part) => {
                 self.changed.notify_all();
                 sealing.all_kept &= self.finish(&part, sealing.all_kept);
+                self.order_purge();
                 sealing.indexed = part.segment.last().map_or(sealing.indexed, Position::next);
                 sealing.merging = sealing.merging.take().or_else(|| self.begin_merge(sealing.indexed));
             }
+            Job::BeginPurge => sealing.purging = self.begin_purge(),
+            Job::Purge => sealing.purging = sealing.purging.take().and_then(|purging| self.go_on_purging(purging)),
             Job::Merge => {
                 let indexed = sealing.indexed;
                 sealing.merging = sealing.merging.take().and_then(|merge| self.go_on_merging(merge, indexed));
@@ -109,7 +121,7 @@ impl Desk {
     }
 
     /// Lets whoever waits for this core have it, unless sealed segments have begun to wait for this thread.
-    fn let_others_work(&self) {
+    pub(super) fn let_others_work(&self) {
         if guard(&self.jobs).sealed.len() < SEALED_IN_STEP {
             thread::yield_now();
         }
@@ -167,10 +179,18 @@ impl Desk {
 }
 
 impl Sealing {
-    /// The next sealed segment, or a piece of the merge when there is none and time for it.
+    /// The next sealed segment; or a piece of what there is to purge, or to merge, when there is none and time for it.
     fn job(&self, jobs: &mut Jobs) -> Option<Job> {
-        let merge = || (self.merging.is_some() && !jobs.ending).then_some(Job::Merge);
-        jobs.sealed.pop_front().map(Job::Seal).or_else(merge)
+        if let Some(sealed) = jobs.sealed.pop_front() {
+            return Some(Job::Seal(sealed));
+        }
+        match (&self.purging, &self.merging) {
+            _ if jobs.ending => None,
+            (None, _) if jobs.passes.are_due() => Some(Job::BeginPurge),
+            (Some(_), _) => Some(Job::Purge),
+            (None, Some(_)) => Some(Job::Merge),
+            (None, None) => None,
+        }
     }
 }
 
@@ -185,6 +205,8 @@ pub(crate) fn stand_back() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use crate::sync::primitive::{Condvar, Mutex};
 
     use super::*;
@@ -226,8 +248,8 @@ mod tests {
         log.parts.tiers.all().iter().for_each(|(tier, _)| log.parts.forget(tier));
         let began = log.parts.newest().segment.first();
         let jobs = Mutex::new(Jobs { ending: true, ..Jobs::default() });
-        let work = Work::Threads;
-        let desk = Desk { log, manner: MANNER, began, work, jobs, changed: Condvar::new() };
+        let (work, changed, writer) = (Work::Threads, Condvar::new(), OnceLock::new());
+        let desk = Desk { log, manner: MANNER, began, work, jobs, changed, writer };
         desk.finish_sealed();
         assert_eq!(desk.log.parts.tiers.all().len(), 1);
         assert!(desk.begin_merge(began).is_some(), "control: another one was due");

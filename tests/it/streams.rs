@@ -1,0 +1,480 @@
+//! Streams that lose events: their beginning, all of them, all but the latest of each key. Whatever else is done, every way of
+//! reading says what a plain list says. R1, R4, W3, W7, C3, C9.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use towpath::{
+    Canal as _, Commit, Error, EventId, Expected, NewEvent, Position, Query, Reader, Retention, Revision, Settlement,
+    Start, Store, inspect,
+};
+
+use crate::support::{Scratch, cases, positions};
+
+const STREAMS: [&str; 4] = ["cart-1", "cart-2", "cart", "order-1"];
+const TYPES: [&str; 3] = ["opened", "added", "closed"];
+const TAGS: [&str; 3] = ["red", "green", "blue"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// One commit of events: stream, type, tag, size.
+    Append(Vec<(&'static str, &'static str, &'static str, usize)>),
+    Truncate(&'static str, u64),
+    Delete(&'static str),
+    /// By type, or by tag.
+    Compact(&'static str, bool),
+    Purge,
+    /// Keeps so many positions, and what else is in the segments that hold them.
+    Retain(u64),
+    Reopen {
+        close: bool,
+    },
+    Crash,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    position: u64,
+    stream: String,
+    revision: u64,
+    type_name: String,
+    tag: String,
+    payload: Vec<u8>,
+    goes_on: bool,
+}
+
+#[derive(Default)]
+struct Model {
+    /// By position, from 1. What is gone is `None`, with what it was.
+    log: Vec<(Told, bool)>,
+    revisions: HashMap<&'static str, u64>,
+    /// Whole segments before this position were let go of.
+    oldest: u64,
+}
+
+impl Model {
+    fn append(&mut self, events: &[(&'static str, &'static str, &'static str, usize)]) -> Commit {
+        let mut commit = Commit::new();
+        for (at, (stream, type_name, tag, size)) in events.iter().enumerate() {
+            let position = self.log.len() as u64 + 1;
+            let revision = self.revisions.entry(stream).or_default();
+            *revision += 1;
+            let mut payload = format!("payload of {position}. ").into_bytes();
+            payload.resize(payload.len() + size, b'.');
+            commit.event(stream, NewEvent::new(*type_name, &payload).tag(*tag).id(u128::from(position)));
+            let told = Told {
+                position,
+                stream: (*stream).to_owned(),
+                revision: *revision,
+                type_name: (*type_name).to_owned(),
+                tag: (*tag).to_owned(),
+                payload,
+                goes_on: at + 1 < events.len(),
+            };
+            self.log.push((told, false));
+        }
+        commit
+    }
+
+    fn here(&self) -> impl DoubleEndedIterator<Item = &Told> {
+        self.log.iter().filter(|(told, gone)| !gone && told.position >= self.oldest).map(|(told, _)| told)
+    }
+
+    fn remove(&mut self, stream: &str, goes: impl Fn(&Told) -> bool) {
+        self.log.iter_mut().filter(|(told, _)| told.stream == stream && goes(told)).for_each(|(_, gone)| *gone = true);
+    }
+
+    fn compact(&mut self, stream: &str, key: impl Fn(&Told) -> String) -> u64 {
+        let mut seen = std::collections::HashSet::new();
+        let mut removed = 0;
+        for (told, gone) in self.log.iter_mut().rev() {
+            if told.stream == stream && !*gone && told.position >= self.oldest && !seen.insert(key(told)) {
+                (*gone, removed) = (true, removed + 1);
+            }
+        }
+        removed
+    }
+
+    /// Where a stream stands: at its last event, be it let go of; nowhere when that was removed.
+    fn revision(&self, stream: &str) -> u64 {
+        let last = self.log.iter().rev().find(|(told, _)| told.stream == stream);
+        last.filter(|(_, gone)| !gone).map_or(0, |(told, _)| told.revision)
+    }
+}
+
+/// What a reader hands out. Whether a commit goes on is not compared: its end may be gone.
+fn told(reader: Reader) -> Vec<Told> {
+    reader
+        .map(|event| {
+            let event = event.unwrap();
+            Told {
+                position: event.position().get(),
+                stream: event.stream().to_owned(),
+                revision: event.revision().get(),
+                type_name: event.type_name().to_owned(),
+                tag: event.tags().collect(),
+                payload: event.payload().to_vec(),
+                goes_on: false,
+            }
+        })
+        .collect()
+}
+
+fn agree(store: &Store, model: &Model) {
+    let all: Vec<Told> = model.here().map(|told| Told { goes_on: false, ..told.clone() }).collect();
+    let of = |fits: &dyn Fn(&Told) -> bool| all.iter().filter(|told| fits(told)).cloned().collect::<Vec<_>>();
+    assert_eq!(told(store.read(Query::new())), all);
+    let mut back = told(store.read(Query::new()).backwards());
+    back.reverse();
+    assert_eq!(back, all);
+    for stream in STREAMS {
+        assert_eq!(told(store.read(Query::new().stream(stream))), of(&|told| told.stream == stream), "{stream}");
+        let mut back = told(store.read(Query::new().stream(stream)).backwards());
+        back.reverse();
+        assert_eq!(back, of(&|told| told.stream == stream), "{stream} backwards");
+        assert_eq!(store.revision(stream).unwrap().get(), model.revision(stream), "{stream}");
+    }
+    assert_eq!(told(store.read(Query::new().category("cart"))), of(&|told| told.stream.starts_with("cart")));
+    assert_eq!(told(store.read(Query::new().types(["added"]))), of(&|told| told.type_name == "added"));
+    assert_eq!(told(store.read(Query::new().tags(["red"]))), of(&|told| told.tag == "red"));
+    for (was, gone) in &model.log {
+        let position = Position::new(was.position);
+        let gone = &(*gone || was.position < model.oldest);
+        if was.position < model.oldest {
+            assert!(matches!(store.event(position), Err(Error::Expired { .. })), "{position}");
+        } else {
+            let at = store.event(position).unwrap();
+            assert_eq!(at.map(|event| event.payload().to_vec()), (!gone).then(|| was.payload.clone()), "{position}");
+        }
+        let by_revision = store.event_at(&was.stream, Revision::new(was.revision)).unwrap();
+        assert_eq!(by_revision.map(|event| event.position()), (!gone).then_some(position));
+        let by_id = store.event_by_id(&EventId::Own(u128::from(was.position))).unwrap();
+        assert_eq!(by_id.map(|event| event.position()), (!gone).then_some(position));
+    }
+    let mut follower = store.follow().start(Start::Beginning).open().unwrap();
+    let mut followed = Vec::new();
+    loop {
+        let batch = follower.pull_batch(7, Duration::ZERO).unwrap();
+        if batch.is_empty() {
+            break;
+        }
+        followed.extend(batch.iter().map(|event| event.position().get()));
+    }
+    assert_eq!(followed, all.iter().map(|told| told.position).collect::<Vec<_>>());
+}
+
+/// Whether the files of a store hold the payload of this position.
+fn stands_in_files(scratch: &Scratch, position: u64) -> bool {
+    let needle = format!("payload of {position}. ").into_bytes();
+    std::fs::read_dir(scratch.store_path()).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        let is_segment = path.extension().is_some_and(|end| end == "seg");
+        is_segment && std::fs::read(path).unwrap().windows(needle.len()).any(|bytes| bytes == needle)
+    })
+}
+
+fn sizes() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 0..60usize, 1 => 5_000..30_000usize]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let event = (select(&STREAMS[..]), select(&TYPES[..]), select(&TAGS[..]), sizes());
+    prop_oneof![
+        12 => vec(event, 1..6).prop_map(Step::Append),
+        3 => (select(&STREAMS[..]), 0..12u64).prop_map(|(stream, before)| Step::Truncate(stream, before)),
+        1 => select(&STREAMS[..]).prop_map(Step::Delete),
+        2 => (select(&STREAMS[..]), any::<bool>()).prop_map(|(stream, by)| Step::Compact(stream, by)),
+        2 => Just(Step::Purge),
+        2 => (1..40u64).prop_map(Step::Retain),
+        1 => any::<bool>().prop_map(|close| Step::Reopen { close }),
+        1 => Just(Step::Crash),
+    ]
+}
+
+fn run(steps: Vec<Step>) {
+    let mut scratch = Scratch::in_memory();
+    let mut store = scratch.open();
+    let mut model = Model::default();
+    let mut held = Vec::new();
+    for step in steps {
+        match step {
+            Step::Append(events) => {
+                let absent = model.revision(events[0].0) == 0;
+                let mut commit = model.append(&events);
+                if absent {
+                    commit.expect(events[0].0, Expected::Absent);
+                }
+                let receipt = store.commit(&commit).unwrap();
+                assert_eq!(receipt.revision().get(), model.log.last().unwrap().0.revision, "revisions go on");
+            }
+            Step::Truncate(stream, before) => {
+                store.truncate_stream(stream, Revision::new(before)).unwrap();
+                model.remove(stream, |told| told.revision < before);
+            }
+            Step::Delete(stream) => {
+                store.delete_stream(stream).unwrap();
+                model.remove(stream, |_| true);
+            }
+            Step::Compact(stream, true) => {
+                let compacted = store.compact_stream(stream, |event| Some(event.type_name().to_owned())).unwrap();
+                assert_eq!(compacted.removed, model.compact(stream, |told| told.type_name.clone()));
+            }
+            Step::Compact(stream, false) => {
+                let compacted = store.compact_stream(stream, |event| event.tags().next().map(str::to_owned)).unwrap();
+                assert_eq!(compacted.removed, model.compact(stream, |told| told.tag.clone()));
+            }
+            Step::Purge => {
+                held.extend(
+                    store.read(Query::new()).map(|event| event.unwrap()).map(|event| (event.position(), event)),
+                );
+                held.truncate(20);
+                store.purge().unwrap();
+                for (told, gone) in &model.log {
+                    let is_there = !gone && told.position >= model.oldest;
+                    assert_eq!(stands_in_files(&scratch, told.position), is_there, "{}", told.position);
+                }
+                agree(&Store::open_read_only(scratch.store_path()).unwrap(), &model);
+            }
+            Step::Retain(events) => {
+                let plan = store.retain(&Retention::new().max_events(events)).unwrap();
+                model.oldest = model.oldest.max(plan.keeps_from.get());
+            }
+            Step::Reopen { close } => {
+                held.clear();
+                if close {
+                    store.close().unwrap()
+                } else {
+                    drop(store)
+                }
+                store = scratch.open();
+            }
+            Step::Crash => {
+                held.clear();
+                let left = scratch.as_if_killed();
+                drop(store);
+                scratch = left;
+                store = scratch.open();
+            }
+        }
+        agree(&store, &model);
+        for (position, event) in &held {
+            assert_eq!(
+                event.payload(),
+                model.log[position.get() as usize - 1].0.payload,
+                "what was read stays readable"
+            );
+        }
+    }
+    let verdict = inspect::verify(scratch.store_path(), |_| ()).unwrap();
+    assert!(verdict.ok, "{verdict:?}");
+    drop(held);
+    store.close().unwrap();
+    let store = Store::open_read_only(scratch.store_path()).unwrap();
+    agree(&store, &model);
+    let verdict = inspect::verify(scratch.store_path(), |_| ()).unwrap();
+    assert!(verdict.ok, "{verdict:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(24), ..ProptestConfig::default() })]
+
+    #[test]
+    fn streams_lose_what_was_removed_and_nothing_else_whatever_else_is_done(steps in vec(step(), 1..40)) {
+        run(steps);
+    }
+}
+
+fn filled(store: &Store, events: u64) {
+    for number in 1..=events {
+        let stream = if number % 3 == 0 { "cart-1" } else { "order-1" };
+        let payload = format!("payload of {}. {}", store.head().next(), ".".repeat(4_000));
+        store.append(stream, NewEvent::new("added", payload.as_bytes())).unwrap();
+    }
+}
+
+#[test]
+fn readers_and_a_writer_go_on_while_segments_are_written_again() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    filled(&store, 300);
+    let beside = Store::open_read_only(scratch.store_path()).unwrap();
+    let mut before = beside.read(Query::new());
+    let seen_before: Vec<u64> = before.by_ref().take(50).map(|event| event.unwrap().position().get()).collect();
+    store.delete_stream("cart-1").unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut rounds = 0;
+            while !done.load(Ordering::Acquire) || rounds == 0 {
+                let seen = positions(store.read(Query::new()));
+                assert!(seen.iter().all(|position| position % 3 != 0 || *position > 300), "{seen:?}");
+                assert_eq!(seen.iter().filter(|position| **position <= 300).count(), 200);
+                // Another process may see what was removed, or not; never anything else.
+                let others = positions(beside.read(Query::new()));
+                let kept = others.iter().filter(|position| **position % 3 != 0 && **position <= 300).count();
+                assert_eq!((kept, others.is_sorted()), (200, true), "{others:?}");
+                rounds += 1;
+            }
+        });
+        let writing = scope.spawn(|| {
+            for number in 0..100u64 {
+                let receipt = store.append("order-2", NewEvent::new("added", &[7; 3_000])).unwrap();
+                assert_eq!((receipt.last().get(), receipt.revision().get()), (301 + number, 1 + number));
+            }
+        });
+        let purged = store.purge().unwrap();
+        assert_eq!(purged.events, 100);
+        done.store(true, Ordering::Release);
+        writing.join().unwrap();
+        reading.join().unwrap();
+    });
+    // A reader that had begun goes on, with all of it or without what was removed.
+    let rest: Vec<u64> = before.map(|event| event.unwrap().position().get()).collect();
+    let all: Vec<u64> = seen_before.into_iter().chain(rest).collect();
+    assert!(all.is_sorted() && all.iter().filter(|position| **position % 3 != 0).count() == 200, "{all:?}");
+    assert_eq!(positions(Store::open_read_only(scratch.store_path()).unwrap().read(Query::new())).len(), 300);
+    assert!(inspect::verify(scratch.store_path(), |_| ()).unwrap().ok);
+}
+
+#[test]
+fn what_was_removed_is_gone_from_files_when_the_next_segment_is_full_without_being_asked_for() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    filled(&store, 9);
+    store.delete_stream("cart-1").unwrap();
+    assert!(stands_in_files(&scratch, 3), "control: removing alone leaves it where it is");
+    filled(&store, 60);
+    store.close().unwrap();
+    // The thread ends when the store is closed, and goes on with the next segment.
+    let store = scratch.open();
+    while stands_in_files(&scratch, 3) {
+        filled(&store, 60);
+        assert!(store.head() < Position::new(3_000), "it is never taken out");
+    }
+    assert!(stands_in_files(&scratch, 4), "control: what was not removed is there");
+}
+
+#[test]
+fn a_key_holds_as_long_as_the_first_event_of_its_commit() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let mut order = Commit::new();
+    order.event("order-1", NewEvent::new("placed", "")).event("cart-1", NewEvent::new("closed", "")).key("once");
+    let first = store.commit(&order).unwrap();
+    store.delete_stream("cart-1").unwrap();
+    for purged in [false, true] {
+        if purged {
+            assert_eq!(store.purge().unwrap().events, 1);
+        }
+        let again = store.commit(&order).unwrap();
+        assert!(again.is_duplicate(), "{purged}");
+        assert_eq!((again.first(), again.last()), (first.first(), first.last()), "{purged}");
+        let mut other = Commit::new();
+        other.event("order-1", NewEvent::new("placed", "otherwise")).event("cart-1", NewEvent::new("closed", ""));
+        let reused = store.commit(other.key("once"));
+        assert!(matches!(reused, Err(Error::KeyReused { .. })), "control: {reused:?}");
+    }
+    store.delete_stream("order-1").unwrap();
+    for purged in [false, true] {
+        if purged {
+            store.purge().unwrap();
+        }
+        assert!(store.event(first.first()).unwrap().is_none());
+    }
+    assert!(!store.commit(&order).unwrap().is_duplicate(), "the key went with its event");
+}
+
+#[test]
+fn a_group_is_not_handed_what_was_removed_and_keeps_no_dead_letter_of_it() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    filled(&store, 6);
+    let group = store.group("mail").start(Start::Beginning).open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = member.pull_batch(4, Duration::ZERO).unwrap();
+    assert_eq!(batch.iter().map(|event| event.position().get()).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    store.delete_stream("cart-1").unwrap();
+    store.purge().unwrap();
+    for delivery in batch.iter() {
+        member.settle(delivery.token(), Settlement::Retry { after: Some(Duration::ZERO), why: "busy".into() }).unwrap();
+    }
+    drop(batch);
+    let mut again = Vec::new();
+    loop {
+        let batch = member.pull_batch(9, Duration::ZERO).unwrap();
+        if batch.is_empty() {
+            break;
+        }
+        for delivery in batch.iter() {
+            again.push(delivery.event().position().get());
+            member.settle(delivery.token(), Settlement::Done).unwrap();
+        }
+    }
+    again.sort_unstable();
+    // 6 is what the group may see that had begun to read before; 3 waited for another attempt and ends without one.
+    again.retain(|position| *position != 6);
+    assert_eq!(again, [1, 2, 4, 5]);
+    member.flush().unwrap();
+    assert!(positions(store.read(Query::new().stream("$dead/mail"))).is_empty());
+    drop(member);
+    drop(group);
+    let consumers = store.consumers().unwrap();
+    let left = (consumers[0].in_flight, consumers[0].waiting, consumers[0].dead);
+    assert_eq!(left, (0, 0, 0), "{consumers:?}");
+}
+
+#[test]
+fn a_damaged_segment_stays_as_it_is_and_readers_do_not_see_what_was_removed() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    filled(&store, 90);
+    store.close().unwrap();
+    let mut segments: Vec<_> =
+        std::fs::read_dir(scratch.store_path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|end| end == "seg"));
+    segments.sort();
+    let damaged = &segments[1];
+    let mut bytes = std::fs::read(damaged).unwrap();
+    bytes[9_000] ^= 1;
+    std::fs::write(damaged, &bytes).unwrap();
+
+    let store = scratch.open();
+    store.delete_stream("cart-1").unwrap();
+    assert!(matches!(store.purge(), Err(Error::Damaged(_))));
+    assert_eq!(std::fs::read(damaged).unwrap(), bytes);
+    assert_ne!(std::fs::read(&segments[0]).unwrap().len(), bytes.len(), "control: the others are written again");
+    let carts = store.read(Query::new().stream("cart-1")).filter(Result::is_ok).count();
+    let orders = store.read(Query::new().stream("order-1")).filter(Result::is_ok).count();
+    assert!(carts == 0 && orders >= 58, "{carts} {orders}");
+    assert!(store.revision("cart-1").is_ok_and(|revision| revision == Revision::ABSENT));
+}
+
+#[test]
+fn streams_of_the_stores_own_and_lists_that_get_too_long_are_refused() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    assert!(matches!(store.delete_stream("$dead/mail"), Err(Error::Invalid { .. })));
+    assert!(matches!(store.truncate_stream("", Revision::new(2)), Err(Error::Invalid { .. })));
+    let mut refused = false;
+    for number in 0..2_000 {
+        let stream = format!("{}-{number}", "s".repeat(1_000));
+        store.append(&stream, NewEvent::new("added", "")).unwrap();
+        refused = match store.delete_stream(&stream) {
+            Ok(()) => false,
+            Err(Error::TooLarge { .. }) => true,
+            Err(error) => panic!("{error}"),
+        };
+        if refused {
+            store.purge().unwrap();
+            store.delete_stream(&stream).unwrap();
+            break;
+        }
+    }
+    assert!(refused, "control: a list of two million bytes is too long");
+    assert!(matches!(Store::open_read_only(scratch.store_path()).unwrap().purge(), Err(Error::ReadOnly { .. })));
+}
