@@ -9,6 +9,7 @@
 //! | [`guarantees`] | you have to know what you can rely on, and on what that rests |
 //! | [`retention`] | old events are to go |
 //! | [`beside`] | other processes are to read, beside the one that writes |
+//! | [`operating`] | you look after a store: how it stands, checking, backups, forks |
 //! | [`recovery`] | a store was not closed in good order, or opening it fails |
 //! | [`architecture`] | you want to know why it is built as it is, or to change it |
 //! | [`performance`] | you want to know where the time of an append goes, and what may hold it up |
@@ -66,6 +67,9 @@ pub mod format;
 
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
+
+#[doc = include_str!("operating.md")]
+pub mod operating {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}

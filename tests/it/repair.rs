@@ -5,15 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proptest::prelude::*;
 use towpath::copies::{self, Repair};
 use towpath::inspect::{self, Depth};
 use towpath::{
     Canal as _, Durability, Error, NewEvent, Options, Position, Query, Reason, Retention, Retry, Settlement, Store,
 };
 
-use crate::support::Scratch;
 use crate::support::files;
 use crate::support::told::{self, Told};
+use crate::support::{Scratch, cases};
 
 const EVENTS: u64 = 300;
 
@@ -439,4 +440,122 @@ fn a_store_that_is_whole_or_in_use_or_no_store_is_left_alone() {
     fs::write(taken.join("letter.txt"), "dear").unwrap();
     assert!(matches!(copies::repair(&path, &taken, |_| {}), Err(Error::NotAStore { .. })));
     assert!(matches!(copies::repair(&path, path.join("inside"), |_| {}), Err(Error::NotAStore { .. })));
+}
+
+/// What may become of a file.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Flip { at: u64, bit: u32 },
+    Blank { page: u64 },
+    Garbage { at: u64, bytes: u8 },
+    Cut { to: u64 },
+    Gone,
+}
+
+fn harm() -> impl Strategy<Value = (usize, Harm)> {
+    let harm = prop_oneof![
+        6 => (any::<u64>(), 0..8u32).prop_map(|(at, bit)| Harm::Flip { at, bit }),
+        3 => any::<u64>().prop_map(|page| Harm::Blank { page }),
+        3 => (any::<u64>(), 1..=255u8).prop_map(|(at, bytes)| Harm::Garbage { at, bytes }),
+        1 => any::<u64>().prop_map(|to| Harm::Cut { to }),
+        1 => Just(Harm::Gone),
+    ];
+    (any::<usize>(), harm)
+}
+
+fn do_harm(file: &Path, harm: Harm) {
+    let len = fs::metadata(file).map_or(0, |data| data.len());
+    match harm {
+        _ if len == 0 => {}
+        Harm::Flip { at, bit } => files::flip(file, at % len, bit),
+        Harm::Blank { page } => {
+            let from = page % len.div_ceil(4096) * 4096;
+            files::overwrite(file, from, &vec![0; 4096.min(len - from) as usize]);
+        }
+        Harm::Garbage { at, bytes } => {
+            let from = at % len;
+            files::overwrite(file, from, &vec![0xa5; u64::from(bytes).min(len - from) as usize]);
+        }
+        Harm::Cut { to } => files::set_len(file, to % len),
+        Harm::Gone => fs::remove_file(file).unwrap(),
+    }
+}
+
+/// A store with everything: several segments, consumers, old segments let go of, a newest one with events and records.
+fn template() -> &'static (Scratch, Vec<Told>) {
+    static TEMPLATE: std::sync::OnceLock<(Scratch, Vec<Told>)> = std::sync::OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let scratch = Scratch::in_memory();
+        let path = store(&scratch);
+        let store = os().open(&path).unwrap();
+        store.retain(&Retention::new().max_events(200).even_from("reader").even_from("mail")).unwrap();
+        store.seek("reader", Position::new(store.head().get() - 20)).unwrap();
+        for number in 0..40u64 {
+            store.append(&format!("cart-{}", number % 7), NewEvent::new("added", &[5; 700])).unwrap();
+        }
+        store.close().unwrap();
+        let before = everything(&Store::open_read_only(&path).unwrap()).0;
+        (scratch, before)
+    })
+}
+
+fn survives(harms: &[(usize, Harm)]) -> Result<(), TestCaseError> {
+    let (template, before) = template();
+    let scratch = Scratch::in_memory();
+    let path = scratch.store_path();
+    files::copy(&template.store_path(), &path);
+    let mut all: Vec<PathBuf> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    all.retain(|file| file.is_file());
+    all.sort();
+    for (file, harm) in harms {
+        do_harm(&all[file % all.len()], *harm);
+    }
+    // Without it nobody knows how far the newest segment went.
+    let knows_the_end = harms.iter().all(|(file, _)| !all[file % all.len()].ends_with("LOCK"));
+    let stood = Store::open_read_only(template.store_path()).unwrap().consumers().unwrap();
+    let to = scratch.path().join("repaired");
+    let made = match copies::repair(&path, &to, |_| {}) {
+        Ok(made) => made,
+        Err(Error::NotAStore { why, .. }) if why.contains("nothing of any segment can be read") => return Ok(()),
+        Err(error) => return Err(TestCaseError::fail(format!("{error}"))),
+    };
+    prop_assert!(made.damage.is_empty(), "{:?}", made.damage);
+    if let [(_, Harm::Flip { .. })] = harms {
+        prop_assert!(made.repair.positions_lost() <= 1, "{:?}", made.repair);
+    }
+    let copy = Store::open_read_only(&to).unwrap();
+    prop_assert!(copy.oldest().get() <= before[0].position);
+    prop_assert!(copy.head().get() >= before.last().unwrap().position || !knows_the_end);
+    let (events, told) = everything(&copy);
+    let mut there = events.iter().peekable();
+    for event in before.iter().filter(|event| event.position <= copy.head().get()) {
+        let found = there.next_if(|found| found.position == event.position);
+        prop_assert!(found.is_none_or(|found| found == event), "another event at {}", event.position);
+        prop_assert!(found.is_some() != told.contains(&event.position), "neither there nor told: {}", event.position);
+    }
+    prop_assert!(there.next().is_none(), "an event that never was");
+    for consumer in copy.consumers().unwrap() {
+        let before = stood.iter().find(|before| before.name == consumer.name);
+        prop_assert!(before.is_some_and(|before| consumer.position <= before.position), "{consumer:?} {stood:?}");
+    }
+    drop(copy);
+    let store = os().open(&to).unwrap();
+    store.append("cart-1", NewEvent::new("added", "")).unwrap();
+    store.append("new-1", NewEvent::new("added", "")).unwrap();
+    store.close().unwrap();
+    let verdict = inspect::verify_to(&to, Depth::Deep, |_| {}).unwrap();
+    prop_assert!(verdict.ok, "{:?}", verdict.damage);
+    // What was repaired once needs no repair.
+    prop_assert!(!copies::plan_repair(&to).unwrap().is_needed());
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(40), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever becomes of its files (any of them, `LOCK` included): no event is wrong, none is gone in silence, no consumer is ahead, and the store goes on.
+    #[test]
+    fn any_damage_is_repaired_or_told(harms in prop::collection::vec(harm(), 1..6)) {
+        survives(&harms)?;
+    }
 }

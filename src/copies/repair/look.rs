@@ -59,6 +59,8 @@ struct Newest {
     limit: u64,
     /// Events up to here were there for sure.
     known: Position,
+    /// The last position that can stand in it, where the lock file says so.
+    highest: Option<Position>,
     torn_bytes: u64,
     /// The segments before it and what is kept, if its control state is whole.
     named: Option<(Vec<Position>, Option<Kept>)>,
@@ -215,7 +217,8 @@ impl Looking<'_> {
                 }
             };
             let named = found.firsts.map(|firsts| (firsts, found.state.kept));
-            return Ok((Newest { first: *first, limit, known, torn_bytes, named }, lost_behind));
+            let highest = of_this.map(|left| left.progress.head);
+            return Ok((Newest { first: *first, limit, known, highest, torn_bytes, named }, lost_behind));
         }
         Err(Error::not_a_store(self.directory.path(), "nothing of any segment can be read"))
     }
@@ -291,8 +294,10 @@ impl Looking<'_> {
         };
         segment.allow(limit);
         segment.set_written(limit);
-        if let Until::Sealed { last } = until {
-            segment.seal(last);
+        match (until, newest.highest) {
+            (Until::Sealed { last }, _) => segment.seal(last),
+            (Until::Newest { .. }, Some(highest)) => segment.set_last(highest),
+            (Until::Newest { .. }, None) => {}
         }
         let segment = Arc::new(segment);
         let index = match until {
