@@ -175,10 +175,11 @@ impl Store {
             let scanned = position.previous();
             return self.with_group(consumer, |group| match group {
                 Some(group) => group.seek(scanned),
-                None => self.write_record(&Control::Reset { group: consumer.to_owned(), scanned }),
+                None => self.seek_to(&Control::Reset { group: consumer.to_owned(), scanned }, position),
             });
         }
-        self.set_checkpoint(consumer, position)?.wait()?;
+        self.check_has_room_for(consumer)?;
+        self.seek_to(&Control::Checkpoint { name: consumer.to_owned(), next: position }, position)?;
         self.inner.owners.tell(consumer, position.get());
         // It may be waiting for events.
         self.inner.log.head.wake();
@@ -232,13 +233,36 @@ impl Store {
 
     /// Writes a checkpoint. Nothing waits for a sync on its account: after a power cut it may be an older one.
     pub(crate) fn set_checkpoint(&self, name: &str, next: Position) -> Result<Ticket> {
-        if !self.knows(|state| state.checkpoints.contains_key(name) || state.consumers() < limits::CONSUMERS) {
-            let limit = limits::CONSUMERS as u64;
-            return Err(Error::TooLarge { what: "store's consumers", size: limit + 1, limit });
-        }
+        self.check_has_room_for(name)?;
         let mut commit = Commit::new();
         commit.control(&Control::Checkpoint { name: name.to_owned(), next });
         self.writer()?.submit(&commit, Patience::Wait)
+    }
+
+    /// Writes the record that has a consumer go on at a position, unless what stands there went meanwhile.
+    pub(crate) fn seek_to(&self, record: &Control, position: Position) -> Result<()> {
+        let mut commit = Commit::new();
+        commit.control(record);
+        let log = self.inner.log.clone();
+        commit.rule(move |_, _| {
+            let is_kept = position >= guard(&log.state).oldest();
+            if is_kept { Ok(()) } else { Err("it is not kept any more".to_owned()) }
+        });
+        match self.writer()?.commit(&commit) {
+            Err(Error::Refused { .. }) => {
+                let oldest = self.knows(|state| state.oldest());
+                Err(Error::Expired { asked: position, oldest })
+            }
+            written => written.map(drop),
+        }
+    }
+
+    fn check_has_room_for(&self, consumer: &str) -> Result<()> {
+        if self.knows(|state| state.checkpoints.contains_key(consumer) || state.consumers() < limits::CONSUMERS) {
+            return Ok(());
+        }
+        let limit = limits::CONSUMERS as u64;
+        Err(Error::TooLarge { what: "store's consumers", size: limit + 1, limit })
     }
 
     /// Writes down that dead letters are handed out again.
@@ -256,7 +280,7 @@ impl Store {
         self.writer()?.commit(&commit).map(drop)
     }
 
-    fn knows(&self, what: impl FnOnce(&State) -> bool) -> bool {
+    fn knows<T>(&self, what: impl FnOnce(&State) -> T) -> T {
         what(&guard(&self.inner.log.state))
     }
 

@@ -48,6 +48,8 @@ pub struct Cursor {
     checkpoint: Position,
     /// The last checkpoint's way into the log.
     unanswered: Option<Ticket>,
+    /// Whether the checkpoint could not be written. Whoever flushes was told, and the next flush tries again.
+    unwritten: bool,
     /// Nothing is handed out before: a delivery is to be tried again then.
     not_before: Option<Instant>,
     /// The name, for deliveries.
@@ -113,8 +115,13 @@ impl CursorBuilder {
             Some(next) => next,
             None => resolve(&self.store, self.start)?,
         };
+        if let Some(owned) = owned.as_ref().filter(|_| kept.is_none()) {
+            // It needs what it has not read, though nothing is acknowledged yet.
+            guard(&self.store.inner.log.begun).insert(owned.name().to_owned(), next);
+        }
         let oldest = self.store.oldest();
         if next < oldest {
+            owned.iter().for_each(|owned| _ = guard(&self.store.inner.log.begun).remove(owned.name()));
             return Err(Error::Expired { asked: next, oldest });
         }
         Ok(Cursor {
@@ -125,6 +132,7 @@ impl CursorBuilder {
             handed_out: next.previous(),
             checkpoint: next,
             unanswered: None,
+            unwritten: false,
             not_before: None,
             name: self.name.map(Into::into),
             number: canal::number(),
@@ -158,7 +166,7 @@ impl Cursor {
     /// Goes on at another position, forward or back, and keeps that as the checkpoint.
     ///
     /// # Errors
-    /// As [`Store::seek`], and [`Error::Expired`] for a position before the oldest event that is kept.
+    /// As [`Store::seek`].
     pub fn seek(&mut self, position: Position) -> Result<()> {
         let oldest = self.store.oldest();
         let position = position.max(Position::new(1));
@@ -169,7 +177,12 @@ impl Cursor {
         if position > head.next() {
             return Err(Error::NotDelivered { name: self.name(), asked: position, last: head });
         }
-        self.keep(position)?;
+        if let Some(owned) = &self.owned {
+            // The last of what is on its way counts, and this one is refused when old events went just now.
+            let _told_by_the_next = self.unanswered.take();
+            self.store.seek_to(&Control::Checkpoint { name: owned.name().to_owned(), next: position }, position)?;
+            self.unwritten = false;
+        }
         self.go_to(position)
     }
 
@@ -180,10 +193,11 @@ impl Cursor {
     fn keep(&mut self, next: Position) -> Result<()> {
         if let Some(owned) = &self.owned {
             if let Some(Err(error)) = self.unanswered.as_ref().and_then(Ticket::poll) {
-                self.unanswered = None;
+                (self.unanswered, self.unwritten) = (None, true);
                 return Err(error);
             }
             self.unanswered = Some(self.store.set_checkpoint(owned.name(), next)?);
+            self.unwritten = false;
         }
         self.checkpoint = next;
         Ok(())
@@ -245,6 +259,9 @@ impl Drop for Cursor {
     fn drop(&mut self) {
         // An error here has nobody to be told to; whoever wants to know calls `flush`.
         let _unheard = self.flush();
+        if let Some(owned) = &self.owned {
+            guard(&self.store.inner.log.begun).remove(owned.name());
+        }
     }
 }
 
@@ -314,7 +331,12 @@ impl Canal for Cursor {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.unanswered.take().map_or(Ok(()), |ticket| ticket.wait().map(drop))
+        if self.unwritten && self.unanswered.is_none() {
+            self.keep(self.checkpoint)?;
+        }
+        let written = self.unanswered.take().map_or(Ok(()), |ticket| ticket.wait().map(drop));
+        self.unwritten |= written.is_err();
+        written
     }
 
     fn promises(&self) -> Promises {
@@ -343,7 +365,7 @@ impl Transact for Cursor {
         let next = position.next().max(self.checkpoint);
         let record = Control::Checkpoint { name: owned.name().to_owned(), next };
         let receipt = self.store.commit_with(commit, &[record])?;
-        self.checkpoint = next;
+        (self.checkpoint, self.unwritten) = (next, false);
         Ok(receipt)
     }
 }

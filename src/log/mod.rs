@@ -24,6 +24,8 @@ pub(crate) mod terms;
 pub(crate) mod tiers;
 pub(crate) mod walk;
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Result};
 use crate::format::control::Control;
 use crate::format::header;
@@ -62,6 +64,8 @@ pub(crate) struct Log {
     pub(crate) state: Mutex<State>,
     /// Whether the state knows of something that was removed and may still stand in segments.
     hides: AtomicBool,
+    /// Where cursors began that are open under a name and have no checkpoint yet. They need what comes behind.
+    pub(crate) begun: Mutex<BTreeMap<String, Position>>,
     pub(crate) side: Side,
     pub(crate) counts: Counts,
     /// What reading has cost.

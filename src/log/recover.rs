@@ -676,6 +676,7 @@ fn assemble(
         durable: AtomicU64::new(durable.get()),
         hides: AtomicBool::new(!state.removals.is_empty()),
         state: Mutex::new(state),
+        begun: Mutex::default(),
         side,
         counts: Counts::default(),
         costs: Arc::default(),

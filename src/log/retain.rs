@@ -1,6 +1,6 @@
 //! Letting go of old segments: which ones, and who still needs them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use std::time::Duration;
 
@@ -234,7 +234,7 @@ fn bytes_of(log: &Log, first: Position) -> Result<u64> {
 fn needs(log: &Arc<Log>) -> Result<Vec<Hold>> {
     // In this order: a delivery that becomes a dead letter meanwhile is among the one or the other.
     let state = log.state()?;
-    let mut needs = needs_of(&state);
+    let mut needs = needs_of(&state, &guard(&log.begun));
     for (group, ledger) in &state.groups {
         let (gone, letters) = (guard(ledger).gone.clone(), format!("{DEAD_LETTERS}{group}"));
         let mut least: Option<Position> = None;
@@ -260,9 +260,11 @@ fn needs(log: &Arc<Log>) -> Result<Vec<Hold>> {
     Ok(needs)
 }
 
-/// What is needed as far as the control state tells by itself.
-fn needs_of(state: &State) -> Vec<Hold> {
-    let mut needs: Vec<Hold> = state.checkpoints.iter().map(|(name, next)| hold(name, Need::Unread, *next)).collect();
+/// What is needed as far as the control state tells by itself, and by cursors that have just begun.
+fn needs_of(state: &State, begun: &BTreeMap<String, Position>) -> Vec<Hold> {
+    let begun = begun.iter().filter(|(name, _)| !state.knows(name));
+    let mut needs: Vec<Hold> =
+        state.checkpoints.iter().chain(begun).map(|(name, next)| hold(name, Need::Unread, *next)).collect();
     for (name, ledger) in &state.groups {
         let ledger = guard(ledger);
         needs.push(hold(name, Need::Unread, ledger.scanned.next()));
@@ -277,8 +279,9 @@ fn hold(consumer: &str, need: Need, position: Position) -> Hold {
 }
 
 /// Whether a plan can still be followed: nobody has come to need what is to go since it was made.
-pub(crate) fn still_holds(state: &State, retention: &Retention, keeps_from: Position) -> bool {
-    needs_of(state).iter().all(|hold| hold.position >= keeps_from || retention.even_from.contains(&hold.consumer))
+pub(crate) fn still_holds(log: &Log, retention: &Retention, keeps_from: Position) -> bool {
+    let needs = needs_of(&guard(&log.state), &guard(&log.begun));
+    needs.iter().all(|hold| hold.position >= keeps_from || retention.even_from.contains(&hold.consumer))
 }
 
 /// Removes the files of what was let go of, lowest first, and makes that last. Other files of old segments, and heads files

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::log::retain::{self, Plan, Retention};
 use crate::store::Store;
+use crate::sync::guard;
 use crate::writer::Writer;
 
 impl Store {
@@ -42,7 +43,8 @@ impl Store {
 
     fn check_named(&self, retention: &Retention) -> Result<()> {
         let state = self.inner.log.state()?;
-        match retention.named().iter().find(|name| !state.knows(name)) {
+        let begun = guard(&self.inner.log.begun);
+        match retention.named().iter().find(|name| !state.knows(name) && !begun.contains_key(*name)) {
             Some(name) => Err(Error::UnknownConsumer { name: name.clone() }),
             None => Ok(()),
         }

@@ -84,7 +84,7 @@ impl Shared {
         commit.control(&Control::Kept(known.kept()));
         let (log, retention, oldest) = (self.log.clone(), retention.clone(), known.oldest);
         commit.rule(move |_, _| {
-            let holds = retain::still_holds(&guard(&log.state), &retention, oldest);
+            let holds = retain::still_holds(&log, &retention, oldest);
             if holds { Ok(()) } else { Err("a consumer needs it".to_owned()) }
         });
         self.stage(&commit, Patience::Wait, false)?.wait().map(drop)

@@ -255,6 +255,41 @@ fn a_disk_that_has_room_again_is_not_called_full_once_for_each_settlement() {
     say("done");
 }
 
+/// W11, L3: a checkpoint that found no room is told each time somebody asks, until it is written.
+#[test]
+fn a_checkpoint_is_not_called_kept_before_there_was_room_for_it() {
+    const NAME: &str = "full_disk::a_checkpoint_is_not_called_kept_before_there_was_room_for_it";
+    let Some((role, disk)) = child::on_a_disk_of("6m", NAME, &["os"]) else { return };
+    let (path, ballast) = (disk.join("store"), disk.join("ballast"));
+    let store = options(&role).open(&path).unwrap();
+    for _ in 0..20 {
+        append(&store).unwrap();
+    }
+    let mut ship = store.cursor("ship").open().unwrap();
+    let read = ship.pull_batch(10, Duration::ZERO).unwrap();
+    fill(&ballast, 0);
+    while store.append("filler", NewEvent::new("t", &[1; 400])).is_ok() {}
+    while store.append("filler", NewEvent::new("t", "")).is_ok() {}
+    // One record after the other, until there is no room for one.
+    let told = read.iter().find_map(|one| ship.acknowledge(one.position()).and_then(|()| ship.flush()).err());
+    let told = told.or_else(|| {
+        let seek = |_| store.seek("other", towpath::Position::new(1)).err();
+        (0..1_000)
+            .find_map(seek)
+            .and(ship.acknowledge(read.iter().last().unwrap().position()).and_then(|()| ship.flush()).err())
+    });
+    assert!(matches!(told, Some(Error::DiskFull { .. })), "{told:?}");
+    for _ in 0..3 {
+        assert!(matches!(ship.flush(), Err(Error::DiskFull { .. })));
+    }
+    let kept = || store.consumers().unwrap().into_iter().find(|one| one.name == "ship").map(|one| one.position);
+    assert!(kept() < Some(ship.checkpoint()), "the control: it is not kept");
+    fs::remove_file(&ballast).unwrap();
+    ship.flush().unwrap();
+    assert_eq!(kept(), Some(ship.checkpoint()));
+    say("done");
+}
+
 /// W11, G8, D1: what is settled while there is no room is told, kept, and written once there is.
 #[test]
 fn a_full_disk_loses_no_settlement_and_writes_none_twice() {

@@ -1,6 +1,7 @@
 //! Letting go of old events: R2, L1, L4, W1, W3, C2, C3, C6, D3. What goes, what a consumer keeps back, what is still known of what went.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,6 +138,91 @@ fn what_a_cursor_needs_is_kept_until_it_is_named_and_then_it_is_told() {
     store.seek("mail", plan.keeps_from).unwrap();
     let mut mail = store.cursor("mail").open().unwrap();
     assert_eq!(mail.pull_batch(1, Duration::ZERO).unwrap().iter().next().unwrap().position(), plan.keeps_from);
+}
+
+#[test]
+fn a_cursor_that_has_acknowledged_nothing_yet_keeps_what_it_has_not_read() {
+    let scratch = Scratch::new();
+    let store = os().open(scratch.store_path()).unwrap();
+    fill(&store, 200);
+    let mut mail = store.cursor("mail").open().unwrap();
+    let held =
+        |plan: &Plan| plan.held.iter().map(|hold| (hold.consumer.clone(), hold.position.get())).collect::<Vec<_>>();
+    let plan = store.retain(&newest(10)).unwrap();
+    assert_eq!((plan.segments, held(&plan)), (0, vec![("mail".to_owned(), 1)]));
+    let plan = store.plan_retention(&newest(10).even_from("mail")).unwrap();
+    assert!(plan.segments > 0 && plan.held.is_empty(), "it can be named");
+    assert_eq!(mail.pull_batch(1, Duration::ZERO).unwrap().iter().next().unwrap().position().get(), 1);
+
+    // The controls: without a name, or closed again without a trace, it keeps nothing.
+    drop(mail);
+    let _follower = store.follow().start(Start::Beginning).open().unwrap();
+    let plan = store.retain(&newest(100)).unwrap();
+    assert!(plan.segments > 0 && plan.held.is_empty(), "{plan:?}");
+    let early = store.cursor("early").start(Start::At(Position::new(1))).open();
+    assert!(matches!(early, Err(Error::Expired { .. })));
+    assert!(store.retain(&newest(10)).unwrap().held.is_empty(), "nor does one that was told");
+}
+
+/// The writer is held up until both are on their way, in whatever order they come.
+#[test]
+fn a_seek_beside_retention_is_told_or_what_it_needs_is_kept() {
+    let scratch = Scratch::new();
+    let store = os().open(scratch.store_path()).unwrap();
+    let (mut sought, mut told) = (0, 0);
+    for round in 0.. {
+        if round >= 30 && told > 0 && sought > 0 {
+            return;
+        }
+        assert!(round < 500, "control: they meet in both orders, {sought} and {told}");
+        fill(&store, 60);
+        let (at, before) = (store.oldest(), marks(&scratch.store_path()));
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let mut held_up = towpath::Commit::new();
+        held_up.event("order-0", NewEvent::new("placed", "")).rule(move |_, _| {
+            // The other end is dropped when both may have come.
+            let _both = wait.lock().unwrap().recv();
+            Ok(())
+        });
+        let ticket = store.submit(&held_up).unwrap();
+        let (seek, retained) = std::thread::scope(|scope| {
+            let retained = scope.spawn(|| store.retain(&newest(20)).unwrap());
+            if round % 2 == 0 {
+                // It has made its plan, and will be next.
+                while marks(&scratch.store_path()) == before {
+                    std::thread::yield_now();
+                }
+                (0..1_000).for_each(|_| std::thread::yield_now());
+            }
+            let seek = scope.spawn(|| store.seek("back", at));
+            (0..round % 30 * 20).for_each(|_| std::thread::yield_now());
+            drop(go);
+            (seek.join().unwrap(), retained.join().unwrap())
+        });
+        ticket.wait().unwrap();
+        match seek {
+            Ok(()) => {
+                sought += 1;
+                assert_eq!((store.oldest(), retained.segments), (at, 0), "round {round}");
+                let mut back = store.cursor("back").open().unwrap();
+                assert_eq!(back.pull_batch(1, Duration::ZERO).unwrap().iter().next().unwrap().position(), at);
+                drop(back);
+                store.remove_consumer("back").unwrap();
+            }
+            Err(Error::Expired { asked, oldest }) => {
+                told += 1;
+                assert_eq!((asked, oldest), (at, store.oldest()), "round {round}");
+                assert!(store.consumers().unwrap().is_empty());
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// The heads files, those that were made anew told from the old ones.
+fn marks(path: &Path) -> Vec<u64> {
+    heads(path).iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.ino()).collect()
 }
 
 #[test]

@@ -470,7 +470,7 @@ impl Core {
     pub(super) fn seek(&self, store: &Store, scanned: Position) -> Result<()> {
         let mut run = self.lock(store)?;
         self.settle_down(store, &mut run)?;
-        store.write_record(&Control::Reset { group: self.name.to_string(), scanned })?;
+        store.seek_to(&Control::Reset { group: self.name.to_string(), scanned }, scanned.next())?;
         // Whoever takes the lock next begins anew.
         store.inner.owners.tell(&self.name, scanned.next().get());
         drop(run);
