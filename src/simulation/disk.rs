@@ -66,6 +66,8 @@ pub(crate) struct Told {
     pub(crate) of_medium: bool,
     /// It said that it had what it had not.
     pub(crate) lied: bool,
+    /// That was a copy, which takes the place of what it had.
+    pub(crate) lied_of_copy: bool,
     /// It changed bytes that it had.
     pub(crate) changed: bool,
 }
@@ -292,6 +294,8 @@ impl State {
             inode.lose(page);
         }
         (self.told.of_medium, self.told.lied) = (true, true);
+        let is_copy = |(path, node): (&String, &Node)| path.ends_with(".seg.tmp") && *node == Node::File(at);
+        self.told.lied_of_copy |= self.platter.names.iter().any(is_copy);
         true
     }
 

@@ -3,7 +3,7 @@
 //!
 //! `chance` draws, `platter` is what the disk holds, `disk` and `file` are what a process sees of it, `faults` is what goes
 //! wrong. `world` lives through a seed, `model` says what may be seen of the log, and `consumers` what may be seen of
-//! those who read it.
+//! those who read it; `history` lets go of what is old. `scenes` plays again what once went wrong.
 
 mod chance;
 mod consumers;
@@ -12,6 +12,7 @@ mod copied;
 mod disk;
 mod faults;
 mod file;
+mod history;
 mod meddle;
 mod model;
 mod platter;
@@ -61,6 +62,10 @@ pub struct Figures {
     /// Media that said they had what they never wrote, with nothing left to show it: what went is behind everything that
     /// lasted before.
     pub lied: u64,
+    /// Segments that were let go of.
+    pub let_go: u64,
+    /// Dead letters that were handed out again.
+    pub redriven: u64,
     /// Media that changed the end of the log so that it looks torn: it is in `quarantine/`.
     pub looks_torn: u64,
 }
@@ -98,6 +103,8 @@ impl AddAssign for Figures {
         self.told += other.told;
         self.lied += other.lied;
         self.looks_torn += other.looks_torn;
+        self.let_go += other.let_go;
+        self.redriven += other.redriven;
     }
 }
 
@@ -117,6 +124,8 @@ impl fmt::Display for Figures {
             ("events compared byte by byte", self.compared),
             ("  wrong", self.wrong),
             ("events taken as durability allows", self.taken),
+            ("old segments let go of", self.let_go),
+            ("dead letters redriven", self.redriven),
             ("damage told", self.told),
             ("  ends that damage made look torn", self.looks_torn),
             ("lies of a medium with no trace", self.lied),

@@ -102,11 +102,14 @@ pub(super) struct Model {
     /// By stream of results and source: where the result stands.
     pub(super) results: BTreeMap<(String, u64), u64>,
     /// By group and source: where the dead letter stands.
-    pub(super) letters: BTreeMap<(&'static str, u64), u64>,
+    pub(super) letters: BTreeMap<(&'static str, u64), Vec<u64>>,
+    /// Those that were handed out again, or may have been.
+    pub(super) redriven: BTreeSet<(&'static str, u64)>,
+    /// The oldest position that is kept, and the one that was to be when old segments were let go of last.
+    pub(super) oldest: u64,
+    pub(super) may_keep_from: u64,
     /// By letter: where its copy stands.
     pub(super) copies: BTreeMap<u64, u64>,
-    /// Positions that were told to be damaged.
-    pub(super) damaged: BTreeSet<u64>,
     handed_in: u64,
     /// Events that were compared with what was written, and how many were wrong.
     pub(super) compared: Cell<u64>,
@@ -202,8 +205,10 @@ impl Model {
                 ensure(*source < position && self.is_source(*source), || {
                     format!("{position} is of {source}, which is no source")
                 })?;
-                let twice = self.letters.insert((group, *source), position);
-                ensure(twice.is_none(), || format!("{source} has dead letters at {twice:?} and {position}"))?;
+                let before = self.letters.entry((group, *source)).or_default();
+                let again = before.is_empty() || self.redriven.contains(&(group, *source));
+                ensure(again, || format!("{source} has dead letters at {before:?} and {position}"))?;
+                before.push(position);
                 let result = self.results.get(&(BILLED.to_owned(), *source));
                 let both = *group == BILLER && result.is_some();
                 ensure(!both, || format!("{source} has a dead letter at {position}, and a result at {result:?}"))?;
@@ -298,12 +303,10 @@ impl Model {
     /// The log ends here; what came behind it is lost.
     pub(super) fn cut(&mut self, head: u64) -> Check {
         ensure(head == 0 || !self.log[head as usize - 1].more, || format!("{head} is in the middle of a commit"))?;
-        for (at, known) in self.log.drain(head as usize..).enumerate().collect::<Vec<_>>().into_iter().rev() {
-            let position = head + at as u64 + 1;
+        for known in self.log.split_off(head as usize).into_iter().rev() {
             if let Some(revision) = self.revisions.get_mut(&known.stream) {
                 *revision -= 1;
             }
-            self.damaged.remove(&position);
             match known.what {
                 What::Made { attempt, nth } => {
                     if nth == 0 {
@@ -311,7 +314,12 @@ impl Model {
                     }
                 }
                 What::Result { source } => drop(self.results.remove(&(known.stream, source))),
-                What::Letter { group, source } => drop(self.letters.remove(&(group, source))),
+                What::Letter { group, source } => {
+                    if let Some(places) = self.letters.get_mut(&(group, source)) {
+                        places.pop();
+                    }
+                    self.letters.retain(|_, places| !places.is_empty());
+                }
                 What::Copy { letter } => drop(self.copies.remove(&letter)),
             }
         }

@@ -48,7 +48,8 @@ fn take_names(names: &mut Names, of: &str) -> Vec<(String, Node)> {
 #[derive(Clone, Debug)]
 enum Change {
     Make(String, Node),
-    Rename(String, String),
+    /// To the other name, which is that file's from then on.
+    Rename(String, String, Node),
     Exchange(String, String),
     Remove(String),
     Length(usize, u64),
@@ -266,11 +267,9 @@ impl Platter {
     }
 
     pub(super) fn rename(&mut self, from: &str, to: &str) -> bool {
-        if !self.names.contains_key(from) {
-            return false;
-        }
+        let Some(node) = self.names.get(from).copied() else { return false };
         move_names(&mut self.names, from, to);
-        self.journal.push(Change::Rename(from.to_owned(), to.to_owned()));
+        self.journal.push(Change::Rename(from.to_owned(), to.to_owned(), node));
         true
     }
 
@@ -340,7 +339,13 @@ impl Platter {
         for change in changes {
             match change {
                 Change::Make(path, node) => drop(self.durable.insert(path, node)),
-                Change::Rename(from, to) => move_names(&mut self.durable, &from, &to),
+                Change::Rename(from, to, Node::Directory) => move_names(&mut self.durable, &from, &to),
+                Change::Rename(from, to, node) => {
+                    if self.durable.get(&from) == Some(&node) {
+                        self.durable.remove(&from);
+                    }
+                    self.durable.insert(to, node);
+                }
                 Change::Exchange(one, other) => exchange_names(&mut self.durable, &one, &other),
                 Change::Remove(path) => drop(self.durable.remove(&path)),
                 Change::Length(inode, len) => {

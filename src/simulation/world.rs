@@ -104,6 +104,8 @@ impl World {
         let mut chance = Chance::new(seed);
         let setup = Setup::of(&mut chance);
         let disk = SimDisk::new(chance.split(), setup.loose, weakness);
+        let mut model = Model::default();
+        (model.oldest, model.may_keep_from) = (1, 1);
         let now = 1_700_000_000_000_000_000;
         Self {
             setup,
@@ -111,7 +113,7 @@ impl World {
             clock: Arc::new(ManualClock::at(Timestamp::from_nanos(now))),
             now,
             disk,
-            model: Model::default(),
+            model,
             consumers: Consumers::default(),
             open: None,
             durable: 0,
@@ -138,6 +140,16 @@ impl World {
             return Ok(());
         }
         self.drain()?;
+        if self.chance.percent(50) {
+            let until = self.chance.from(1..=60);
+            self.disk.end_in(until);
+        }
+        self.let_go()?;
+        self.disk.heal();
+        if !self.disk.is_alive() {
+            self.restart(false)?;
+        }
+        self.observe()?;
         self.close()?;
         self.reopen(self.model.head(), false)?;
         self.check_everything()
@@ -199,6 +211,8 @@ impl World {
             89..92 => self.forward(),
             92..94 => self.look_around(),
             94..96 => self.retry_key(),
+            96 => self.let_go(),
+            97 => self.redrive(),
             _ => self.pass(),
         }
     }
@@ -377,7 +391,7 @@ impl World {
             (0..self.model.attempts.len()).filter(|at| self.model.attempts[*at].key.is_some()).collect();
         let Some(attempt) = self.chance.pick(&keyed).copied() else { return Ok(()) };
         let before = self.model.attempts[attempt].state;
-        if before == Known::Unknown {
+        if before == Known::Unknown || matches!(before, Known::Written(first) if first < self.model.oldest) {
             return Ok(());
         }
         let handed_in = self.model.attempts[attempt].handed_in;
@@ -645,11 +659,12 @@ impl World {
     fn opened(&mut self, store: Store, floor: u64) -> Check {
         self.figures.opened += 1;
         let head = store.head().get();
-        self.figures.expected += floor;
+        self.check_oldest(&store)?;
+        self.figures.expected += (floor + 1).saturating_sub(self.model.oldest);
         if head < floor {
             return self.ends_early(head, floor);
         }
-        for position in 1..=head.min(self.model.head()) {
+        for position in self.model.oldest..=head.min(self.model.head()) {
             match store.event(Position::new(position)) {
                 Ok(Some(event)) => self.model.check(&event, store.id())?,
                 Ok(None) => {
@@ -696,12 +711,12 @@ impl World {
     fn ends_early(&mut self, head: u64, floor: u64) -> Check {
         let told = self.disk.told();
         self.told = true;
-        if told.changed && self.disk.files_in(Path::new("store/quarantine")) > 0 {
+        if (told.changed || told.lied_of_copy) && self.disk.files_in(Path::new("store/quarantine")) > 0 {
             // Of the last frames nothing says that they were on the disk, and damage may look like a write that was cut.
             self.figures.looks_torn += 1;
             return Ok(());
         }
-        if told.lied && head >= self.honest {
+        if told.lied && head >= self.honest || told.lied_of_copy {
             // A disk that says it has what it has not breaks every store.
             self.figures.lied += 1;
             return Ok(());
@@ -715,7 +730,7 @@ impl World {
         let Some(store) = self.store() else { return Ok(()) };
         let stream = *self.chance.pick(&SOURCES).unwrap_or(&SOURCES[0]);
         let backwards = self.chance.percent(50);
-        let mut expected: Vec<u64> = (1..=self.model.head())
+        let mut expected: Vec<u64> = (self.model.oldest..=self.model.head())
             .filter(|at| self.model.at(*at).is_some_and(|known| known.stream == stream))
             .collect();
         let mut reader = store.read(Query::new().stream(stream));
@@ -739,7 +754,7 @@ impl World {
     /// Everything, in all ways.
     fn check_everything(&mut self) -> Check {
         let Some(store) = self.store() else { return Ok(()) };
-        let mut next = 1;
+        let mut next = self.model.oldest;
         for event in store.read(Query::new()) {
             let event = event.map_err(|error| format!("in the end: {error}"))?;
             let position = event.position().get();
