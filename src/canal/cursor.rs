@@ -65,7 +65,8 @@ impl Store {
     }
 
     /// Begins a cursor without a name: it keeps no checkpoint and begins where [`start`](CursorBuilder::start) says.
-    /// Works on a store that was opened read-only, where it follows a writer in another process.
+    /// Works on a store that was opened read-only, where it follows a writer in another process, and the one that comes after it. It
+    /// never passes over anything in silence: [`Error::Expired`] tells what was let go of, [`Error::Withdrawn`] what a crash took away.
     pub fn follow(&self) -> CursorBuilder {
         self.cursor_builder(None)
     }

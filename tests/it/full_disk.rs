@@ -146,6 +146,32 @@ fn closing_a_large_segment_on_a_full_disk_is_a_close_in_good_order() {
     say("done");
 }
 
+/// After a crash what is kept is written into a new file, for which there is no room here. It has to be where it may not have reached
+/// the disk: the control.
+#[test]
+fn a_full_disk_does_not_keep_a_store_closed_that_is_wholly_on_the_disk() {
+    const NAME: &str = "full_disk::a_full_disk_does_not_keep_a_store_closed_that_is_wholly_on_the_disk";
+    let Some((role, disk)) = child::on_a_disk_of("8m", NAME, &["sync", "os"]) else { return };
+    let (path, crashed, ballast) = (disk.join("store"), disk.join("crashed"), disk.join("ballast"));
+    let open = || options(&role).segment_bytes(64 << 10).open(&crashed);
+    let store = options(&role).segment_bytes(64 << 10).open(&path).unwrap();
+    let receipt = store.append("s-1", NewEvent::new("t", &vec![4; 1 << 20])).unwrap();
+    files::copy(&path, &crashed);
+    drop(store);
+    std::fs::remove_dir_all(&path).unwrap();
+    fill(&ballast, 400 << 10);
+    if role == "os" {
+        assert!(matches!(open(), Err(Error::DiskFull { .. })));
+        assert!(files::with_extension(&crashed, "tmp").is_empty(), "what there was no room for is gone again");
+        std::fs::remove_file(&ballast).unwrap();
+    }
+    let store = open().unwrap();
+    assert_eq!((store.head(), store.recovery().clean), (receipt.last(), false));
+    assert_eq!(store.event(receipt.last()).unwrap().unwrap().payload(), [4; 1 << 20]);
+    drop(store);
+    say("done");
+}
+
 /// W12. `strace` makes the n-th sync fail, for each n up to where the child needs no more of them.
 #[test]
 fn a_failed_sync_stops_the_writer_for_good() {

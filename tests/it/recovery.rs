@@ -256,6 +256,30 @@ fn quarantine_never_overwrites_what_it_keeps() {
     assert_eq!(store.recovery().quarantined.len(), 1);
 }
 
+/// A recovery that fails once it has kept a tail, and is tried again.
+#[test]
+fn what_is_kept_in_quarantine_is_kept_once_however_often_opening_fails() {
+    let scratch = Scratch::new();
+    let (crashed, all) = crashed(&scratch, Durability::Os);
+    let segment = files::newest(&crashed);
+    let end = files::frames(&segment).last().unwrap().end;
+    files::overwrite(&segment, end, &[96, 0, 0, 0, 1, 1, 1, 1]);
+    fs::remove_file(crashed.join("LOCK")).unwrap();
+    fs::create_dir(crashed.join("LOCK")).unwrap();
+    let kept = || fs::read_dir(crashed.join("quarantine")).unwrap().count();
+    for _ in 0..3 {
+        assert!(os().open(&crashed).is_err());
+        assert_eq!(kept(), 1);
+    }
+    fs::remove_dir(crashed.join("LOCK")).unwrap();
+    // As if it had ended while it wrote the segment again.
+    let unfinished = crashed.join(format!("{}.tmp", files::name(&segment)));
+    fs::write(&unfinished, fs::read(&segment).unwrap()).unwrap();
+    let store = os().open(&crashed).unwrap();
+    assert_eq!((kept(), store.recovery().quarantined.len(), unfinished.exists()), (1, 1, false));
+    assert_eq!(told::all(&store), all);
+}
+
 /// C4: a newest segment that never became part of the log goes into quarantine whole, and never over an earlier one.
 #[test]
 fn a_segment_whose_header_never_reached_the_disk_is_kept_and_the_log_goes_on_without_it() {
