@@ -208,11 +208,11 @@ pub(crate) fn heads_name(first: Position, end: Position) -> String {
     format!("{:020}-{:020}.heads", first.get(), end.get())
 }
 
-/// The positions that the name of a heads file says: where it begins, and where it ends, exclusive.
+/// The positions that the name of a heads file says: where it begins, and where it ends, exclusive, which is behind.
 pub(crate) fn parse_heads_name(name: &str) -> Option<(Position, Position)> {
     let (first, end) = name.strip_suffix(".heads")?.split_once('-')?;
     let (first, end) = (Position::new(first.parse().ok()?), Position::new(end.parse().ok()?));
-    (heads_name(first, end) == name).then_some((first, end))
+    (heads_name(first, end) == name && first < end).then_some((first, end))
 }
 
 /// The first position in the name of an index file.

@@ -143,7 +143,7 @@ fn kind(number: u64) -> FileSystem {
 /// What is open to others than its owner.
 fn wide(place: &LiesOn) -> Vec<(String, u32)> {
     let own = (place.mode & 0o077 != 0).then(|| (".".to_owned(), place.mode));
-    own.into_iter().chain(place.modes.iter().filter(|(_, mode)| mode & 0o177 != 0).cloned()).collect()
+    own.into_iter().chain(place.modes.iter().filter(|(_, mode)| mode & 0o077 != 0).cloned()).collect()
 }
 
 /// The most events between two that say that everything before them is on the disk.

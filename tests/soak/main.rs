@@ -1,7 +1,7 @@
 //! All parts of a store at once, for three seconds, or as many as `TOWPATH_SOAK` says: writers, a cursor, a group with dead
 //! letters and redrives, a reactor that answers exactly once, a forwarder with its files, a follower that reads only,
-//! retention, and backups. In the end every event has been everywhere it has to be, and on the way memory, open files and
-//! threads stay as they are.
+//! retention, streams that are truncated, deleted and compacted, and backups. In the end every event has been everywhere it
+//! has to be, and on the way memory, open files and threads stay as they are.
 
 #![cfg(all(target_os = "linux", feature = "sink-file"))]
 
@@ -25,6 +25,9 @@ const AHEAD: u64 = 4_000;
 /// Bytes that retention keeps.
 const KEPT: u64 = 1 << 20;
 
+/// Streams whose events are removed again.
+const NOTES: [&str; 3] = ["note-1", "note-2", "note-3"];
+
 /// What the parts have done.
 #[derive(Debug, Default)]
 struct Done {
@@ -39,6 +42,7 @@ struct Done {
     followed: AtomicU64,
     expired: AtomicU64,
     removed: AtomicU64,
+    purged: AtomicU64,
     backups: AtomicU64,
 }
 
@@ -111,6 +115,8 @@ fn write(store: &Store, done: &Done, writer: u64) {
         }
         let receipt = store.commit(&commit).unwrap();
         add(&done.written, (1 + receipt.last().get() - receipt.first().get()) as usize);
+        let note = format!("key-{}", number % 7);
+        store.append(NOTES[number as usize % NOTES.len()], NewEvent::new("noted", &note).tag(&note)).unwrap();
         number += 1;
         // The load is to last, not to be as high as can be.
         thread::park_timeout(Duration::from_millis(2));
@@ -125,13 +131,18 @@ fn write(store: &Store, done: &Done, writer: u64) {
 struct Revisions(HashMap<String, u64>);
 
 impl Revisions {
-    fn check(&mut self, event: &Delivery<'_>) {
+    /// Whether it is one that has to arrive.
+    fn check(&mut self, event: &Delivery<'_>) -> bool {
+        if event.type_name() == "noted" {
+            return false;
+        }
         let revision = event.revision().get();
         match self.0.get_mut(event.stream()) {
             Some(last) if *last + 1 == revision => *last = revision,
             Some(last) => panic!("{}: {revision} behind {last}", event.stream()),
             None => drop(self.0.insert(event.stream().to_owned(), revision)),
         }
+        true
     }
 }
 
@@ -141,8 +152,7 @@ fn read(store: &Store, done: &Done, stop: &Stop) {
     let mut revisions = Revisions::default();
     loop {
         let batch = cursor.pull_batch(500, PATIENCE).unwrap();
-        batch.iter().for_each(|event| revisions.check(&event));
-        add(&done.read, batch.len());
+        add(&done.read, batch.iter().filter(|event| revisions.check(event)).count());
         match batch.last() {
             Some(last) => cursor.settle(last, Settlement::Done).unwrap(),
             None if stop.is_stopped() => return cursor.flush().unwrap(),
@@ -185,6 +195,15 @@ fn work(group: &Group, done: &Done, stop: &Stop) {
     }
 }
 
+/// Removes notes in all three ways.
+fn forget(store: &Store, done: &Done) {
+    let [compacted, truncated, deleted] = NOTES;
+    store.compact_stream(compacted, |note| note.tags().next().map(str::to_owned)).unwrap();
+    store.truncate_stream(truncated, store.revision(truncated).unwrap()).unwrap();
+    store.delete_stream(deleted).unwrap();
+    add(&done.purged, store.purge().unwrap().events as usize);
+}
+
 /// What a rejected order came to: it is redriven once, and dropped when it is there again.
 fn tidy(store: &Store, done: &Done) -> bool {
     let letters = store.dead_letters("mail").unwrap();
@@ -214,8 +233,7 @@ fn follow(path: &Path, done: &Done) {
     while !done.is_over() {
         match cursor.pull_batch(1_000, PATIENCE) {
             Ok(batch) => {
-                batch.iter().for_each(|event| revisions.check(&event));
-                add(&done.followed, batch.len());
+                add(&done.followed, batch.iter().filter(|event| revisions.check(event)).count());
             }
             Err(Error::Expired { oldest, .. }) => {
                 add(&done.expired, 1);
@@ -284,6 +302,9 @@ fn soak(path: &Path, lasting: Duration, hoards: bool) -> (Done, Vec<Held>) {
             if hoards {
                 hoard.push(vec![1u8; 2 << 20]);
             }
+            if round % 10 == 5 {
+                forget(store, done);
+            }
             if round % 20 == 3 {
                 let copy = path.join("copy.towpath");
                 store.backup(&copy).unwrap();
@@ -334,7 +355,7 @@ fn scratch(name: &str) -> PathBuf {
 
 #[test]
 fn with_all_parts_at_once_everything_arrives_and_memory_stays_flat() {
-    let seconds = std::env::var("TOWPATH_SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let seconds = std::env::var("TOWPATH_SOAK").map_or(3, |seconds| seconds.parse().expect("TOWPATH_SOAK is seconds"));
     let path = scratch("all");
     let (done, samples) = soak(&path, Duration::from_secs(seconds), false);
     let (first, last) = (samples[samples.len() / 3], samples[samples.len() - 1]);
