@@ -34,6 +34,8 @@ pub(crate) mod word {
     pub(crate) const NONCE: usize = 2088;
     /// Twice the number of recoveries after an unclean end; one less while one is at work.
     pub(crate) const RECOVERIES: usize = 2096;
+    /// How often something was removed from streams, or was taken out of segments: those that began before look again.
+    pub(crate) const REMOVALS: usize = 2104;
     /// Up to which position each of the last [`KEPT_SLOTS`] of them kept the log: that with number n in slot n modulo that.
     pub(crate) const KEPT: usize = 3072;
     pub(crate) const KEPT_SLOTS: u64 = 128;

@@ -55,6 +55,8 @@ pub(crate) struct Seen {
     stale: Option<u64>,
     /// So many recoveries are taken into account here.
     known: u64,
+    /// What the word on removals was when the others were looked at.
+    removals: u64,
 }
 
 /// What the lock file says, if there is a sound one. Says nothing about whether its process lives.
@@ -147,6 +149,11 @@ impl Held {
         self.store(word::RECOVERIES, self.load(word::RECOVERIES).next_multiple_of(2));
     }
 
+    /// Says that something was removed, or purged, in what is published.
+    pub(crate) fn has_removed(&self) {
+        self.store(word::REMOVALS, self.load(word::REMOVALS).wrapping_add(1));
+    }
+
     /// Gives the lock back: nobody writes any more.
     pub(crate) fn release(&self) -> Result<()> {
         self.file.unlock()
@@ -174,7 +181,9 @@ impl Seen {
             // The map below would keep the lock for as long as it lives.
             file.unlock()?;
         }
-        let mut seen = Self { map: file.map(PAGE as u64, Access::Read)?, writer_lives, stale: None, known: 0 };
+        let mut seen =
+            Self { map: file.map(PAGE as u64, Access::Read)?, writer_lives, stale: None, known: 0, removals: 0 };
+        seen.removals = seen.load(word::REMOVALS);
         seen.stale = (!writer_lives).then(|| seen.load(word::SINCE));
         // One that is at work may not have come to what is read here.
         let recoveries = seen.load(word::RECOVERIES);
@@ -184,6 +193,7 @@ impl Seen {
 
     /// Where a reader begins that knows nothing yet: how far the writer has come, unless it is changing something.
     pub(crate) fn begin(&mut self) -> Option<Progress> {
+        self.removals = self.load(word::REMOVALS);
         let (progress, recoveries) = self.settled();
         if progress.is_some() {
             self.known = recoveries / 2;
@@ -194,8 +204,14 @@ impl Seen {
     /// How far the writer has come, unless it is changing something, and the lowest position up to which recoveries have kept
     /// the log since the last look.
     pub(crate) fn look(&mut self) -> (Option<Progress>, Option<Position>) {
+        self.removals = self.load(word::REMOVALS);
         let (progress, recoveries) = self.settled();
         (progress, self.kept_since(recoveries))
+    }
+
+    /// Another number than before when something was removed that the last look shows.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals
     }
 
     /// Whether a recovery is at work.

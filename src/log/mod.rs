@@ -66,6 +66,8 @@ pub(crate) struct Log {
     hides: AtomicBool,
     /// Where cursors began that are open under a name and have no checkpoint yet. They need what comes behind.
     pub(crate) begun: Mutex<BTreeMap<String, Position>>,
+    /// Whether something was removed that other processes are to be told of with the next that is published.
+    has_removed: AtomicBool,
     pub(crate) side: Side,
     pub(crate) counts: Counts,
     /// What reading has cost.
@@ -110,8 +112,29 @@ impl Log {
     /// Takes in what was written down.
     pub(crate) fn apply(&self, records: impl IntoIterator<Item = Control>) {
         let mut state = guard(&self.state);
-        records.into_iter().for_each(|record| state.apply(record));
-        self.hides.store(!state.removals.is_empty(), Ordering::Release);
+        let mut removes = false;
+        for record in records {
+            removes |= matches!(record, Control::Dropped { .. } | Control::Purged { .. });
+            state.apply(record);
+        }
+        if removes {
+            self.hides.store(!state.removals.is_empty(), Ordering::Release);
+            self.has_removed.store(true, Ordering::Release);
+        }
+    }
+
+    /// On the reading side: takes in what was removed in what is published.
+    fn look_at_removals(&self) -> Result<()> {
+        let newest = self.parts.newest();
+        let removals = scan(&newest.segment, newest.segment.written(), AtDamage::PassOver)?.state.removals;
+        let mut state = guard(&self.state);
+        if state.removals != removals {
+            // What need not be hidden any more is gone from the files, but not from those that are mapped here.
+            self.parts.open_again();
+            self.hides.store(!removals.is_empty(), Ordering::Release);
+            state.removals = removals;
+        }
+        Ok(())
     }
 
     /// Whether nothing more will come because the store was closed.
@@ -146,6 +169,9 @@ impl Log {
                 head,
                 durable: self.durable().min(head),
             });
+            if self.has_removed.swap(false, Ordering::AcqRel) {
+                held.has_removed();
+            }
         }
         self.head.raise(head.get());
     }
@@ -163,7 +189,10 @@ impl Log {
     /// On the reading side: takes in what the writer in another process has published since.
     pub(crate) fn refresh(&self) -> Result<()> {
         match &self.side {
-            Side::Reader(shown) => shown.refresh(&*self.directory, |progress| self.follow(shown, progress)),
+            Side::Reader(shown) => {
+                let follow = |progress| self.follow(shown, progress);
+                shown.refresh(&*self.directory, follow, || self.look_at_removals())
+            }
             Side::Writer(_) => Ok(()),
         }
     }

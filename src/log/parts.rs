@@ -135,6 +135,13 @@ impl Parts {
         }
     }
 
+    /// On the reading side: whoever comes to a sealed segment from now on opens it by its name.
+    pub(crate) fn open_again(&self) {
+        let slots: Vec<Arc<Slot>> = self.slots().iter().rev().skip(1).cloned().collect();
+        guard(&self.recent).clear();
+        slots.iter().for_each(|slot| *guard(&slot.part) = Weak::new());
+    }
+
     /// On the reading side: forgets the parts before the oldest file that stands there. A writer has let go of them.
     pub(crate) fn find_oldest(&self) -> Result<()> {
         if self.access == Access::Read {

@@ -675,6 +675,8 @@ fn assemble(
         end: Gate::new(0),
         durable: AtomicU64::new(durable.get()),
         hides: AtomicBool::new(!state.removals.is_empty()),
+        // The writer before may not have come to say so.
+        has_removed: AtomicBool::new(true),
         state: Mutex::new(state),
         begun: Mutex::default(),
         side,

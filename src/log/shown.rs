@@ -17,12 +17,15 @@ pub(crate) struct Shown {
     seen: AtomicU64,
     /// Up to where that still holds; `u64::MAX`: all of it.
     kept: AtomicU64,
+    /// The lock file's word on removals as it was when what was removed was looked at.
+    removals: AtomicU64,
 }
 
 impl Shown {
     /// For a reader that has read up to `seen`.
     pub(crate) fn new(lock: Option<Seen>, seen: Position) -> Self {
-        Self { lock: Mutex::new(lock), seen: AtomicU64::new(seen.get()), kept: AtomicU64::new(u64::MAX) }
+        let removals = AtomicU64::new(lock.as_ref().map_or(0, Seen::removals));
+        Self { lock: Mutex::new(lock), seen: AtomicU64::new(seen.get()), kept: AtomicU64::new(u64::MAX), removals }
     }
 
     /// Whether a writer held the store when this was opened.
@@ -31,7 +34,13 @@ impl Shown {
     }
 
     /// Hands on what the writer has published. Only what it hands on may be shown, and is to be [known](Shown::knows).
-    pub(crate) fn refresh(&self, directory: &dyn Directory, follow: impl FnOnce(Progress) -> Result<()>) -> Result<()> {
+    /// When something was removed, it is looked at again behind that.
+    pub(crate) fn refresh(
+        &self,
+        directory: &dyn Directory,
+        follow: impl FnOnce(Progress) -> Result<()>,
+        look_at_removals: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         self.check()?;
         let mut lock = guard(&self.lock);
         if lock.is_none() {
@@ -40,7 +49,14 @@ impl Shown {
         let Some(lock) = lock.as_mut() else { return Ok(()) };
         let (progress, kept) = lock.look();
         self.take_in(kept)?;
-        progress.map_or(Ok(()), follow)
+        let Some(progress) = progress else { return Ok(()) };
+        let removals = lock.removals();
+        follow(progress)?;
+        if self.removals.load(Ordering::Acquire) != removals {
+            look_at_removals()?;
+            self.removals.store(removals, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Says that everything up to here is known now.

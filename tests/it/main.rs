@@ -17,6 +17,8 @@ mod cli_replayed;
 #[cfg(feature = "cli")]
 mod cli_retain;
 #[cfg(feature = "cli")]
+mod cli_stream;
+#[cfg(feature = "cli")]
 mod cli_tail;
 mod clock;
 mod cursor;

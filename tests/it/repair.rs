@@ -442,6 +442,23 @@ fn a_store_that_is_whole_or_in_use_or_no_store_is_left_alone() {
     assert!(matches!(copies::repair(&path, path.join("inside"), |_| {}), Err(Error::NotAStore { .. })));
 }
 
+/// A writer that was killed leaves a segment in which nothing stands yet when the next one opens the store and appends nothing.
+#[test]
+fn a_store_whose_newest_segment_has_no_event_is_repaired_too() {
+    let scratch = Scratch::new();
+    let path = store(&scratch);
+    let killed = scratch.as_if_killed();
+    fs::remove_file(killed.store_path().join("LOCK")).unwrap();
+    drop(os().open(killed.store_path()).unwrap());
+    let newest = files::segments(&killed.store_path()).pop().unwrap();
+    assert_eq!(first(&newest), EVENTS + 2, "control: behind the last, which is a dead letter's");
+    for from in [path, killed.store_path()] {
+        let to = from.with_file_name("repaired");
+        copies::repair(&from, &to, |_| ()).unwrap();
+        assert_eq!(everything(&Store::open_read_only(to).unwrap()), everything(&Store::open_read_only(from).unwrap()));
+    }
+}
+
 /// What may become of a file.
 #[derive(Clone, Copy, Debug)]
 enum Harm {

@@ -11,7 +11,7 @@ use proptest::sample::select;
 
 use towpath::{
     Canal as _, Commit, Error, EventId, Expected, NewEvent, Position, Query, Reader, Retention, Revision, Settlement,
-    Start, Store, inspect,
+    Start, Store, copies, inspect,
 };
 
 use crate::support::{Scratch, cases, positions};
@@ -477,4 +477,188 @@ fn streams_of_the_stores_own_and_lists_that_get_too_long_are_refused() {
     }
     assert!(refused, "control: a list of two million bytes is too long");
     assert!(matches!(Store::open_read_only(scratch.store_path()).unwrap().purge(), Err(Error::ReadOnly { .. })));
+}
+
+fn stream(store: &Store, name: &str) -> Vec<u64> {
+    positions(store.read(Query::new().stream(name)))
+}
+
+#[test]
+fn a_store_that_was_opened_for_reading_before_sees_removals_and_never_again_what_was_purged() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    filled(&store, 90);
+    let beside = Store::open_read_only(scratch.store_path()).unwrap();
+    let mut begun = beside.read(Query::new().stream("cart-1"));
+    assert_eq!(begun.next().unwrap().unwrap().position().get(), 3);
+    assert_eq!(stream(&beside, "cart-1").len(), 30, "control: it has all segments mapped");
+
+    store.truncate_stream("cart-1", Revision::new(21)).unwrap();
+    let left: Vec<u64> = (21..=30).map(|revision| revision * 3).collect();
+    assert_eq!(stream(&beside, "cart-1"), left);
+    assert!(beside.event(Position::new(6)).unwrap().is_none());
+    assert!(stands_in_files(&scratch, 6), "control: it is hidden, not gone");
+    assert_eq!(store.purge().unwrap().events, 20);
+    // What is hidden no more is not in what it opens now, though the old files are still mapped for the reader that had begun.
+    for _ in 0..2 {
+        assert_eq!(stream(&beside, "cart-1"), left);
+        assert!(beside.event(Position::new(6)).unwrap().is_none());
+        store.append("order-1", NewEvent::new("added", "")).unwrap();
+    }
+    let rest: Vec<u64> = begun.map(|event| event.unwrap().position().get()).collect();
+    assert!(rest.is_sorted() && rest.ends_with(&left), "{rest:?}");
+
+    store.delete_stream("cart-1").unwrap();
+    assert_eq!(beside.revision("cart-1").unwrap(), Revision::ABSENT);
+    drop(store);
+    let store = scratch.open();
+    store.append("cart-1", NewEvent::new("added", "")).unwrap();
+    assert_eq!(beside.revision("cart-1").unwrap(), Revision::new(31), "also of the next writer");
+}
+
+#[test]
+fn that_a_stream_was_deleted_outlives_the_segments_that_said_so() {
+    let scratch = Scratch::new();
+    let mut store = scratch.open();
+    filled(&store, 90);
+    // One whose stub goes with its segment, one that is hidden when it goes, and one that is deleted when nothing is left of it.
+    store.append("late", NewEvent::new("added", "")).unwrap();
+    store.append("hidden", NewEvent::new("added", "")).unwrap();
+    store.delete_stream("cart-1").unwrap();
+    store.purge().unwrap();
+    store.delete_stream("hidden").unwrap();
+    let all_but = |events| Retention::new().max_events(events);
+    let fill = |store: &Store| {
+        for _ in 0..90 {
+            store.append("more", NewEvent::new("added", &[1; 4_000])).unwrap();
+        }
+    };
+    fill(&store);
+    assert!(store.retain(&all_but(20)).unwrap().segments > 0);
+    assert!(store.oldest() > Position::new(92), "control: all of it went");
+    assert_eq!(store.revision("late").unwrap(), Revision::new(1), "control: it stands where it stood");
+    store.delete_stream("late").unwrap();
+    for round in 0..3 {
+        store.purge().unwrap();
+        for name in ["cart-1", "hidden", "late"] {
+            assert_eq!(store.revision(name).unwrap(), Revision::ABSENT, "{name} in round {round}");
+        }
+        assert_eq!(store.revision("order-1").unwrap(), Revision::new(60), "control: it was not deleted");
+        store.close().unwrap();
+        store = scratch.open();
+        if round == 1 {
+            fill(&store);
+            store.retain(&all_but(20)).unwrap();
+        }
+    }
+    for (name, stood) in [("cart-1", 30), ("hidden", 1), ("late", 1)] {
+        let mut commit = Commit::new();
+        commit.event(name, NewEvent::new("added", "")).expect(name, Expected::Exact(Revision::new(stood)));
+        let refused = store.commit(&commit);
+        assert!(matches!(refused, Err(Error::Conflict { actual: Revision::ABSENT, .. })), "{refused:?}");
+        let mut commit = Commit::new();
+        commit.event(name, NewEvent::new("added", "")).expect(name, Expected::Absent);
+        assert_eq!(store.commit(&commit).unwrap().revision().get(), stood + 1, "{name}");
+    }
+    assert!(inspect::verify(scratch.store_path(), |_| ()).unwrap().ok);
+}
+
+#[test]
+fn a_stream_that_was_deleted_is_not_where_it_was_for_who_knew_it() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    filled(&store, 9);
+    let expecting = |revision| {
+        let mut commit = Commit::new();
+        commit.event("cart-1", NewEvent::new("added", "")).expect("cart-1", Expected::Exact(Revision::new(revision)));
+        store.commit(&commit).map(|receipt| receipt.revision().get())
+    };
+    assert_eq!(expecting(3).unwrap(), 4, "control: it stands there");
+    store.delete_stream("cart-1").unwrap();
+    for _ in 0..2 {
+        assert!(matches!(expecting(4), Err(Error::Conflict { actual: Revision::ABSENT, .. })));
+        store.purge().unwrap();
+    }
+    store.append("cart-1", NewEvent::new("added", "")).unwrap();
+    assert_eq!(expecting(5).unwrap(), 6);
+}
+
+#[test]
+fn who_stands_in_the_middle_of_what_was_removed_goes_on_behind_it_and_is_told_nothing() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    for _ in 0..30 {
+        store.append("cart-1", NewEvent::new("added", &[1; 4_000])).unwrap();
+    }
+    let last = store.append("order-1", NewEvent::new("added", "")).unwrap().last();
+    let mut cursor = store.cursor("mail").start(Start::Beginning).open().unwrap();
+    let batch = cursor.pull_batch(10, Duration::ZERO).unwrap();
+    assert_eq!(batch.len(), 10);
+    drop(batch);
+    let group = store.group("group").start(Start::Beginning).open().unwrap();
+    let mut member = group.member().unwrap();
+    for delivery in member.pull_batch(10, Duration::ZERO).unwrap().iter() {
+        member.settle(delivery.token(), Settlement::Done).unwrap();
+    }
+    member.flush().unwrap();
+    drop((member, group));
+    store.truncate_stream("cart-1", Revision::new(26)).unwrap();
+    store.purge().unwrap();
+    // The batch from before can be acknowledged, and the checkpoint stands on what is gone.
+    cursor.acknowledge(Position::new(10)).unwrap();
+    cursor.flush().unwrap();
+    drop(cursor);
+    store.close().unwrap();
+
+    let store = scratch.open();
+    let expected: Vec<u64> = (26..=last.get()).collect();
+    let mut cursor = store.cursor("mail").open().unwrap();
+    let place = store.consumers().unwrap().into_iter().find(|consumer| consumer.name == "mail").unwrap().position;
+    assert_eq!(place, Position::new(11), "control: it stands where nothing is");
+    let batch = cursor.pull_batch(90, Duration::ZERO).unwrap();
+    let handed: Vec<u64> = batch.iter().map(|event| event.position().get()).collect();
+    assert_eq!((handed, batch.skipped()), (expected.clone(), 0));
+    let group = store.group("group").open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = member.pull_batch(90, Duration::ZERO).unwrap();
+    assert_eq!(batch.iter().map(|delivery| delivery.event().position().get()).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn copies_of_a_store_whose_segments_were_written_again_are_whole() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    filled(&store, 120);
+    store.delete_stream("cart-1").unwrap();
+    assert!(store.purge().unwrap().segments > 2);
+    store.truncate_stream("order-1", Revision::new(11)).unwrap();
+    let expected = positions(store.read(Query::new()));
+    assert!(expected.len() > 60);
+    let at = |name: &str| scratch.store_path().with_file_name(name);
+    let same = |name: &str, upto: u64| {
+        let verdict = inspect::verify(at(name), |_| ()).unwrap();
+        assert!(verdict.ok, "{name}: {verdict:?}");
+        let copy = Store::open_read_only(at(name)).unwrap();
+        let expected: Vec<u64> = expected.iter().copied().filter(|position| *position <= upto).collect();
+        assert_eq!(positions(copy.read(Query::new())), expected, "{name}");
+    };
+    store.backup(at("backup")).unwrap();
+    same("backup", u64::MAX);
+    store.backup(at("backup")).unwrap();
+    same("backup", u64::MAX);
+    copies::restore(at("backup"), at("restored"), |_| ()).unwrap();
+    same("restored", u64::MAX);
+    for upto in [20, 61, 100] {
+        // What was removed by now does not come back where the history is cut.
+        let name = format!("fork-{upto}");
+        store.fork(at(&name), Position::new(upto)).unwrap();
+        same(&name, upto);
+        let fork = Store::open(at(&name)).unwrap();
+        fork.append("order-1", NewEvent::new("added", "")).unwrap();
+        assert_eq!(fork.read(Query::new().stream("order-1")).last().unwrap().unwrap().type_name(), "added", "{upto}");
+    }
+    store.close().unwrap();
+    let repaired = copies::repair(scratch.store_path(), at("repaired"), |_| ());
+    assert!(repaired.is_ok(), "{repaired:?}");
+    same("repaired", u64::MAX);
 }

@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 pub(crate) mod consuming;
+pub(crate) mod removing;
 pub(crate) mod retaining;
 pub(crate) mod tools;
 
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use towpath::{Expected, Position, Revision, Timestamp, limits};
 
 use crate::args::consuming::{ConsumersVerb, DeadVerb, Pending};
+use crate::args::removing::StreamVerb;
 use crate::args::retaining::RetainVerb;
 use crate::args::tools::{Backup, Doctor, Fork, Repair, Restore, Verify};
 use crate::template::Template;
@@ -133,6 +135,9 @@ pub(crate) enum Verb {
     /// Let go of old events, or tell what would go
     #[command(subcommand)]
     Retain(RetainVerb),
+    /// Remove events of a stream, or tell what would go
+    #[command(subcommand)]
+    Stream(StreamVerb),
     /// Check a store
     Verify(Verify),
     /// Tell how a store stands: who has it, what it lies on, who is stuck, what a power cut would cost

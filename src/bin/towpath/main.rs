@@ -22,6 +22,7 @@ mod retain;
 mod row;
 mod show;
 mod signals;
+mod stream;
 mod template;
 mod time;
 mod verify;
@@ -81,6 +82,7 @@ fn run(args: Args) -> failure::Result<Answer> {
         Verb::Dead(verb) => dead::run(&verb, &mut out),
         Verb::Forward(forward) => forward::run(&forward, &mut out),
         Verb::Retain(verb) => retain::run(&verb, &mut out),
+        Verb::Stream(verb) => stream::run(&verb, &mut out),
         Verb::Verify(verify) => verify::run(&verify, &mut out),
         Verb::Doctor(doctor) => doctor::run(&doctor, &mut out),
         Verb::Backup(backup) => backup::run(&backup, &mut out),

@@ -27,7 +27,8 @@ pub(super) fn write(found: &Found, to: &dyn Directory, mut progress: impl FnMut(
     let mut files = Files::default();
     let (mut firsts, mut previous): (Vec<Position>, Option<Previous>) = (Vec::new(), None);
     let mut done = 0;
-    for piece in &found.pieces {
+    // A last one without an event has the name of the one that ends it all, which says all that it said.
+    for piece in found.pieces.iter().filter(|piece| piece.first < found.next) {
         let made = put_piece(found, piece, &firsts, previous, to, &mut files)?;
         firsts.push(piece.first);
         previous = Some(made);
