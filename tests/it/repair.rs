@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use towpath::copies::{self, Repair};
 use towpath::inspect::{self, Depth};
 use towpath::{
-    Canal as _, Durability, Error, NewEvent, Options, Position, Query, Reason, Retention, Retry, Settlement, Store,
+    Canal as _, Durability, Error, NewEvent, Options, Position, Query, Reason, Retention, Retry, Revision, Settlement,
+    Store,
 };
 
 use crate::support::files;
@@ -507,6 +508,9 @@ fn template() -> &'static (Scratch, Vec<Told>) {
         let store = os().open(&path).unwrap();
         store.retain(&Retention::new().max_events(200).even_from("reader").even_from("mail")).unwrap();
         store.seek("reader", Position::new(store.head().get() - 20)).unwrap();
+        store.delete_stream("cart-4").unwrap();
+        store.truncate_stream("cart-3", Revision::new(40)).unwrap();
+        store.purge().unwrap();
         for number in 0..40u64 {
             store.append(&format!("cart-{}", number % 7), NewEvent::new("added", &[5; 700])).unwrap();
         }

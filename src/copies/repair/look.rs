@@ -285,7 +285,8 @@ impl Looking<'_> {
             Some(following) => {
                 let successor = headers.get(&following).and_then(Option::as_ref);
                 let previous = successor.and_then(|header| header.previous).filter(|before| before.first == first);
-                let end = match previous {
+                // Without its header nobody knows whether it was written again, and ends elsewhere.
+                let end = match previous.filter(|_| header.is_some()) {
                     Some(before) => segment.header.own_end(before.end),
                     None => data_end(&segment, PAGE as u64, segment.capacity()),
                 };
