@@ -1,7 +1,7 @@
 //! What taking removed events out of sealed segments costs: how fast segments are written again, and how much slower appends
 //! are meanwhile.
 //!
-//! `cargo bench --bench removing -- MIB DIR` (so many MiB on the disk, and a segment more); without them 512 in the directory for
+//! `cargo bench --bench removing -- MIB DIR` (three times so many MiB on the disk, and a segment more); without them 512 in the directory for
 //! temporary files.
 
 use std::path::PathBuf;
@@ -28,10 +28,10 @@ fn append(store: &Store, number: &mut u64, one_of: u64) -> towpath::Result<()> {
     store.commit(&commit).map(drop)
 }
 
-/// Events a second, appended by blocking calls until told to stop.
-fn appends_until(store: &Store, done: &AtomicBool) -> towpath::Result<f64> {
+/// Events a second, appended by blocking calls until told to stop, or until so many are there: the disk has an end.
+fn appends_until(store: &Store, done: &AtomicBool, most: u64) -> towpath::Result<f64> {
     let (began, mut number) = (Instant::now(), 0);
-    while !done.load(Ordering::Acquire) {
+    while !done.load(Ordering::Acquire) && number < most {
         append(store, &mut number, 0)?;
     }
     Ok(number as f64 / began.elapsed().as_secs_f64())
@@ -47,13 +47,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     while (number * PAYLOAD.len() as u64) >> 20 < mib {
         append(&store, &mut number, ONE_OF)?;
     }
+    let most = number;
     // Everything is sealed, indexed and on the disk.
     store.close()?;
     let store = Options::new().durability(Durability::Os).open(&dir)?;
 
     let done = AtomicBool::new(false);
     let alone = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| appends_until(&store, &done).map_err(|error| error.to_string()));
+        let writer = scope.spawn(|| appends_until(&store, &done, most).map_err(|error| error.to_string()));
         let began = Instant::now();
         while began.elapsed() < ALONE {
             std::thread::sleep(Duration::from_millis(10));
@@ -65,7 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     store.delete_stream("going")?;
     done.store(false, Ordering::Release);
     let (purged, took, beside) = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| appends_until(&store, &done).map_err(|error| error.to_string()));
+        let writer = scope.spawn(|| appends_until(&store, &done, most).map_err(|error| error.to_string()));
         let began = Instant::now();
         let purged = store.purge();
         let took = began.elapsed();
