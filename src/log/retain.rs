@@ -286,7 +286,7 @@ pub(crate) fn still_holds(log: &Log, retention: &Retention, keeps_from: Position
 
 /// Removes the files of what was let go of, lowest first, and makes that last. Other files of old segments, and heads files
 /// that are merged, go with them.
-pub(crate) fn remove_files(directory: &dyn Directory, names: &[String], known: &Known) -> Result<()> {
+pub(crate) fn remove_files(directory: &dyn Directory, names: &[String], known: &Known) -> Result<bool> {
     let is_old = |first: Option<Position>| first.filter(|first| *first < known.oldest);
     let mut segments: Vec<_> =
         names.iter().filter_map(|name| Some((is_old(header::parse_name(name))?, name))).collect();
@@ -300,5 +300,8 @@ pub(crate) fn remove_files(directory: &dyn Directory, names: &[String], known: &
         directory.remove(name)?;
         removed = true;
     }
-    if removed { directory.sync() } else { Ok(()) }
+    if removed {
+        directory.sync()?;
+    }
+    Ok(removed)
 }

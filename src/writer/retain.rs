@@ -31,6 +31,7 @@ impl Shared {
         loop {
             let plan = retain::plan(log, retention, clock.now())?;
             if plan.segments == 0 {
+                self.remove_what_went()?;
                 return Ok(plan);
             }
             // 1. Where streams stood that lose their last event there.
@@ -50,17 +51,27 @@ impl Shared {
                 // A segment that is written again just now must not come back under its name.
                 let _files = log.parts.changes_files();
                 log.parts.let_go_before(known.oldest);
-                // 4. What a crash leaves here is removed when the store is opened. An index file that is made from now on, of a
-                // segment that was sealed just before, is removed by whoever makes it.
-                let names = log.directory.names()?;
-                retain::remove_files(&*log.directory, &names, &known)?;
             }
             log.counts.let_go.add(plan.segments);
             log.counts.events_let_go.add(plan.events);
             log.counts.bytes_let_go.add(plan.bytes);
-            log.counts.changed.add(1);
+            self.remove_what_went()?;
             return Ok(plan);
         }
+    }
+
+    /// 4. Removes the files of what is not kept any more. What a crash leaves here is removed when the store is opened, and what
+    /// could not be removed by the next call. An index file that is made from now on, of a segment that was sealed just before,
+    /// is removed by whoever makes it.
+    fn remove_what_went(&self) -> Result<()> {
+        let log = &self.log;
+        let _files = log.parts.changes_files();
+        let names = log.directory.names()?;
+        let removed = retain::remove_files(&*log.directory, &names, &log.heads.known());
+        if !matches!(removed, Ok(false)) {
+            log.counts.changed.add(1);
+        }
+        removed.map(drop)
     }
 
     /// What is known of the streams before `oldest`.

@@ -32,8 +32,8 @@ fn whatever_meets_a_full_disk_is_told_so_and_goes_on_once_there_is_room() {
     if let Some((role, disk)) = child::role() {
         return fill_again_and_again(&role, &disk);
     }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let (runs, seed) = (number("TOWPATH_FULL").unwrap_or(1), number("TOWPATH_SEED").unwrap_or(1));
+    let number = |name: &str| std::env::var(name).map_or(1, |text| text.parse::<u64>().expect("a number"));
+    let (runs, seed) = (number("TOWPATH_FULL"), number("TOWPATH_SEED"));
     if !child::can_mount() {
         return cannot("mounting needs root and `unshare`");
     }

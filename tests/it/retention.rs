@@ -77,6 +77,23 @@ fn whole_old_segments_go_and_the_rest_is_as_it_was() {
 }
 
 #[test]
+fn what_could_not_be_removed_is_removed_the_next_time() {
+    let scratch = Scratch::new();
+    let path = scratch.store_path();
+    let store = os().open(&path).unwrap();
+    fill(&store, 200);
+    let old = files::segments(&path)[0].clone();
+    let bytes = fs::read(&old).unwrap();
+    store.retain(&newest(100)).unwrap();
+    assert!(!old.exists());
+    // As if the file system had refused it.
+    fs::write(&old, bytes).unwrap();
+    assert_eq!(store.retain(&newest(100)).unwrap().segments, 0);
+    assert!(!old.exists());
+    assert_eq!(store.oldest().get(), segments(&path)[0]);
+}
+
+#[test]
 fn a_stream_goes_on_at_its_revision_though_none_of_its_events_is_left() {
     let scratch = Scratch::new();
     let path = scratch.store_path();

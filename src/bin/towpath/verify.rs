@@ -119,7 +119,7 @@ fn print(verdict: &Verdict, depth: Depth, out: &mut Out) -> Result<()> {
     }
     if verdict.streams_unchecked > 0 {
         out.line(&format!(
-            "{} streams had no room, their revisions were not checked; --deep does",
+            "at most {} streams had no room, their revisions were not checked; --deep does",
             verdict.streams_unchecked
         ))?;
     }

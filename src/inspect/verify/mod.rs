@@ -217,7 +217,12 @@ impl<'a> Check<'a> {
         match found.tail(segment, segment.capacity(), durable.max(segment.header.durable)) {
             Tail::Blank => {}
             Tail::Torn { end } => self.verdict.torn_bytes = end - found.end,
-            Tail::Damaged(damage) if self.frames.damage.iter().any(|known| known.offset == damage.offset) => {}
+            Tail::Damaged(damage)
+                if self
+                    .frames
+                    .damage
+                    .iter()
+                    .any(|known| (&known.segment, known.offset) == (&damage.segment, damage.offset)) => {}
             Tail::Damaged(damage) => self.verdict.damage.push(damage),
         }
         Ok(())
