@@ -50,6 +50,8 @@ pub struct Cursor {
     unanswered: Option<Ticket>,
     /// Whether the checkpoint could not be written. Whoever flushes was told, and the next flush tries again.
     unwritten: bool,
+    /// How far the last pull looked, if it found nothing.
+    looked: Option<Position>,
     /// Nothing is handed out before: a delivery is to be tried again then.
     not_before: Option<Instant>,
     /// The name, for deliveries.
@@ -134,6 +136,7 @@ impl CursorBuilder {
             checkpoint: next,
             unanswered: None,
             unwritten: false,
+            looked: None,
             not_before: None,
             name: self.name.map(Into::into),
             number: canal::number(),
@@ -224,6 +227,7 @@ impl Cursor {
         self.handed_out = next.previous();
         self.checkpoint = next;
         self.not_before = None;
+        self.looked = None;
         Ok(())
     }
 
@@ -249,8 +253,10 @@ impl Cursor {
     fn take(&mut self, max: usize) -> Result<Batch> {
         let mut batch = Batch::new(self.name.clone(), self.number, 0);
         let until = self.store.inner.log.head();
-        if let Some(last) = self.feed.take(&self.store.inner.log, until, max, &mut batch)? {
-            self.handed_out = last;
+        self.looked = None;
+        match self.feed.take(&self.store.inner.log, until, max, &mut batch)? {
+            Some(last) => self.handed_out = last,
+            None => self.looked = Some(until),
         }
         Ok(batch)
     }
@@ -338,6 +344,15 @@ impl Canal for Cursor {
         let written = self.unanswered.take().map_or(Ok(()), |ticket| ticket.wait().map(drop));
         self.unwritten |= written.is_err();
         written
+    }
+
+    /// Moves the checkpoint once it lies in another segment than the newest, which never goes: a few bytes a segment.
+    fn idle(&mut self) -> Result<()> {
+        let is_settled = self.handed_out < self.checkpoint && self.not_before.is_none();
+        let is_sought = self.owned.as_ref().is_none_or(|owned| owned.told() != self.told);
+        let Some(looked) = self.looked.filter(|_| is_settled && !is_sought) else { return Ok(()) };
+        let newest = self.store.inner.log.parts.newest().segment.first();
+        if self.checkpoint < newest && looked >= self.checkpoint { self.keep(looked.next()) } else { Ok(()) }
     }
 
     fn promises(&self) -> Promises {

@@ -72,6 +72,17 @@ pub trait Canal {
     /// Why it does not.
     fn flush(&mut self) -> Result<()>;
 
+    /// To be called when a pull came back empty and everything that was handed out is settled: a canal that remembers one place may
+    /// then move it behind what the pull passed over, so that a rare filter does not keep back old events. A
+    /// [`Reactor`](crate::Reactor) and a [`Forwarder`](crate::Forwarder) call it. Changes nothing where there is something left to
+    /// settle, and nothing about what is handed out next.
+    ///
+    /// # Errors
+    /// As [`settle`](Canal::settle).
+    fn idle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// What this canal can be relied on for.
     fn promises(&self) -> Promises;
 }

@@ -197,6 +197,10 @@ impl<C: Canal, S: Sink> Forwarder<C, S> {
             self.watch
                 .note(|counters| counters.lost.add("passed over by the canal, as this is too slow", batch.skipped()));
         }
+        if batch.is_empty() {
+            // What a failure means for the checkpoint is told by the next settlement or flush.
+            let _told_later = self.canal.idle();
+        }
         let forwarded = if batch.is_empty() { Ok(Forwarded::default()) } else { self.forward(&batch) };
         let (sink, circuit) = (self.sink.counts(), self.breaker.circuit());
         self.watch.note(|counters| (counters.sink, counters.circuit) = (sink, circuit));

@@ -245,6 +245,10 @@ impl<C: Canal, H: Handler<C>> Reactor<C, H> {
                     let mut hand = Hand::new(&mut self.canal, &mut self.care, stop, &deliveries, &mut turn);
                     let handled = self.handler.handle(&mut hand);
                     hand.finish(handled)?;
+                    if deliveries.is_empty() {
+                        // What a failure means for the checkpoint is told by the next settlement or flush.
+                        let _told_later = self.canal.idle();
+                    }
                 }
                 Err(Error::Damaged(damage)) if self.care.watcher.is_some() => {
                     self.care.tell(Notice::Damaged(&damage));

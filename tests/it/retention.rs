@@ -181,6 +181,67 @@ fn a_cursor_that_has_acknowledged_nothing_yet_keeps_what_it_has_not_read() {
     assert!(store.retain(&newest(10)).unwrap().held.is_empty(), "nor does one that was told");
 }
 
+#[test]
+fn a_cursor_with_a_rare_filter_keeps_nothing_back_once_it_is_idle() {
+    let scratch = Scratch::new();
+    let store = os().open(scratch.store_path()).unwrap();
+    let rare = || store.append("alarm-1", NewEvent::new("raised", "")).unwrap().first();
+    let query = || Query::new().stream("alarm-1");
+    let mut mail = store.cursor("mail").filter(query()).open().unwrap();
+    let pull = |mail: &mut towpath::Cursor| mail.pull_batch(9, Duration::ZERO).unwrap().len();
+    let first = rare();
+    fill(&store, 100);
+    assert_eq!(pull(&mut mail), 1);
+    mail.idle().unwrap();
+    mail.flush().unwrap();
+    let plan = store.retain(&newest(0)).unwrap();
+    assert_eq!((plan.segments, plan.held[0].position), (0, first), "what is handed out is not settled");
+    mail.acknowledge(first).unwrap();
+    mail.flush().unwrap();
+    assert_eq!(store.retain(&newest(0)).unwrap().held.len(), 1, "the control: the checkpoint alone keeps the rest");
+    mail.idle().unwrap();
+    assert_eq!(mail.checkpoint(), first.next(), "nobody has looked there");
+
+    assert_eq!(pull(&mut mail), 0);
+    let passed = store.head();
+    let second = rare();
+    mail.idle().unwrap();
+    mail.flush().unwrap();
+    assert_eq!(mail.checkpoint(), passed.next(), "up to where it has looked");
+    let plan = store.retain(&newest(0)).unwrap();
+    assert!(plan.segments > 0 && plan.held.is_empty(), "{plan:?}");
+    assert_eq!(pull(&mut mail), 1);
+    // Given back it comes again, and nothing is passed over.
+    let token = {
+        mail.seek(second).unwrap();
+        mail.pull_batch(9, Duration::ZERO).unwrap().last().unwrap()
+    };
+    mail.settle(token, towpath::Settlement::Retry { after: Some(DAY), why: "busy".to_owned() }).unwrap();
+    fill(&store, 100);
+    assert_eq!(pull(&mut mail), 0);
+    mail.idle().unwrap();
+    assert_eq!(mail.checkpoint(), second);
+
+    // Reactors and forwarders do it for theirs.
+    drop(mail);
+    store.remove_consumer("mail").unwrap();
+    let cursor = |name: &str| store.cursor(name).filter(query()).open().unwrap();
+    let mut reactor =
+        towpath::Reactor::new(cursor("react"), |_: &towpath::Delivery<'_>| Ok::<(), towpath::Failure>(()));
+    let mut forwarder = towpath::Forwarder::new(cursor("forward"), towpath::MemorySink::new("memory"));
+    reactor.turn(Duration::ZERO).unwrap();
+    forwarder.turn(Duration::ZERO).unwrap();
+    assert_eq!(store.retain(&newest(0)).unwrap().held.len(), 2, "the control: they have just read one");
+    for _ in 0..2 {
+        fill(&store, 50);
+        reactor.turn(Duration::ZERO).unwrap();
+        forwarder.turn(Duration::ZERO).unwrap();
+    }
+    store.sync().unwrap();
+    let held = store.retain(&newest(0)).unwrap().held;
+    assert!(held.is_empty(), "{held:?}");
+}
+
 /// The writer is held up until both are on their way, in whatever order they come.
 #[test]
 fn a_seek_beside_retention_is_told_or_what_it_needs_is_kept() {
