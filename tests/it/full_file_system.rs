@@ -77,7 +77,10 @@ fn mount(system: &str, disk: &Path) -> std::result::Result<(), String> {
         mount.args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "tmpfs"]);
     } else {
         let image = disk.with_file_name("image");
-        File::create(&image).unwrap().set_len(DISK).unwrap();
+        // With all its blocks: only this disk is to be full, not the one below it.
+        let file = File::create(&image).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, DISK)
+            .map_err(|error| error.to_string())?;
         let mut mkfs = Command::new("mkfs.ext4");
         mkfs.args(["-q", "-F", "-b", "4096", "-m", "0", "-J", "size=4"]).arg(&image);
         let made = mkfs.output().map_err(|error| format!("mkfs.ext4: {error}"))?;
