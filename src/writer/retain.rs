@@ -60,7 +60,7 @@ impl Shared {
         }
     }
 
-    /// 4. Removes the files of what is not kept any more. What a crash leaves here is removed when the store is opened, and what
+    /// Step 4: removes the files of what is not kept any more. What a crash leaves here is removed when the store is opened, and what
     /// could not be removed by the next call. An index file that is made from now on, of a segment that was sealed just before,
     /// is removed by whoever makes it.
     fn remove_what_went(&self) -> Result<()> {
