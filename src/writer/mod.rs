@@ -170,15 +170,22 @@ impl Writer {
     pub(crate) fn purge(&self) -> Result<Purged> {
         self.check_may_wait()?;
         self.shared.one_turn();
-        let orders = {
+        let (orders, before) = {
             let mut turn = guard(&self.shared.turn);
+            let before = turn.orders.purged();
             turn.end_segment_to_purge(&self.shared.log)?;
-            turn.orders.clone()
+            (turn.orders.clone(), before)
         };
-        let purged = orders.purge();
+        let outcome = orders.purge();
         // What came of it was staged.
         self.shared.one_turn();
-        purged
+        // The segment that was ended may have been gone through already when that was asked for.
+        let after = orders.purged();
+        outcome.map(|_| Purged {
+            segments: after.segments - before.segments,
+            events: after.events - before.events,
+            bytes: after.bytes - before.bytes,
+        })
     }
 
     /// Writes what was submitted, syncs, says that the store was closed in good order, and ends the threads.

@@ -328,7 +328,7 @@ fn readers_and_a_writer_go_on_while_segments_are_written_again() {
             }
         });
         let purged = store.purge().unwrap();
-        assert_eq!(purged.events, 100);
+        assert!(purged.events <= 100, "a segment that was sealed only now may have lost some already: {purged:?}");
         done.store(true, Ordering::Release);
         writing.join().unwrap();
         reading.join().unwrap();
@@ -497,8 +497,9 @@ fn a_store_that_was_opened_for_reading_before_sees_removals_and_never_again_what
     let left: Vec<u64> = (21..=30).map(|revision| revision * 3).collect();
     assert_eq!(stream(&beside, "cart-1"), left);
     assert!(beside.event(Position::new(6)).unwrap().is_none());
-    assert!(stands_in_files(&scratch, 6), "control: it is hidden, not gone");
-    assert_eq!(store.purge().unwrap().events, 20);
+    // A segment that was sealed only now may have had some of it taken out already.
+    assert!(store.purge().unwrap().events <= 20);
+    assert!(!stands_in_files(&scratch, 6) && stands_in_files(&scratch, 4));
     // What is hidden no more is not in what it opens now, though the old files are still mapped for the reader that had begun.
     for _ in 0..2 {
         assert_eq!(stream(&beside, "cart-1"), left);
@@ -630,13 +631,14 @@ fn copies_of_a_store_whose_segments_were_written_again_are_whole() {
     let store = scratch.open();
     filled(&store, 120);
     store.delete_stream("cart-1").unwrap();
-    assert!(store.purge().unwrap().segments > 2);
+    store.purge().unwrap();
+    assert!(!stands_in_files(&scratch, 3), "control: segments were written again");
     store.truncate_stream("order-1", Revision::new(11)).unwrap();
     let expected = positions(store.read(Query::new()));
     assert!(expected.len() > 60);
     let at = |name: &str| scratch.store_path().with_file_name(name);
     let same = |name: &str, upto: u64| {
-        let verdict = inspect::verify(at(name), |_| ()).unwrap();
+        let verdict = inspect::verify_to(at(name), inspect::Depth::Deep, |_| ()).unwrap();
         assert!(verdict.ok, "{name}: {verdict:?}");
         let copy = Store::open_read_only(at(name)).unwrap();
         let expected: Vec<u64> = expected.iter().copied().filter(|position| *position <= upto).collect();

@@ -16,6 +16,8 @@ pub(super) struct Passes {
     wanted: u64,
     done: u64,
     outcome: Option<Result<Purged>>,
+    /// What all of them took out.
+    sum: Purged,
 }
 
 /// A pass that has begun, and how many of those that were asked for it answers.
@@ -39,6 +41,11 @@ impl Purging {
 }
 
 impl Orders {
+    /// What was taken out so far.
+    pub(crate) fn purged(&self) -> Purged {
+        guard(&self.0.jobs).passes.sum
+    }
+
     /// Has everything that is pending and stands in sealed segments taken out, and waits for it, if a thread does it.
     pub(crate) fn purge(&self) -> Result<Purged> {
         let mut jobs = guard(&self.0.jobs);
@@ -105,6 +112,12 @@ impl Desk {
     fn end_pass(&self, serves: u64, outcome: Result<Purged>) -> Option<Purging> {
         let mut jobs = guard(&self.jobs);
         jobs.passes.done = serves;
+        if let Ok(purged) = &outcome {
+            let sum = &mut jobs.passes.sum;
+            sum.segments += purged.segments;
+            sum.events += purged.events;
+            sum.bytes += purged.bytes;
+        }
         jobs.passes.outcome = Some(outcome);
         self.changed.notify_all();
         None
