@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use towpath::{Canal, Cursor, Durability, Error, EventId, Position, Query, Result, Retention, Store};
+use towpath::{Canal, Cursor, Durability, Error, EventId, Position, Query, Result, Retention, Start, Store, Timestamp};
 
 use crate::beside::{COMMIT, append, check, helper, revision, stream};
 use crate::support::files::{self, RawFrame};
@@ -83,7 +84,7 @@ impl Beside {
         let answers = [
             store.read(Query::new()).next().unwrap().err(),
             store.read(Query::new().stream("cart-1")).backwards().next().unwrap().err(),
-            store.read(Query::new()).since(towpath::Timestamp::from_nanos(1)).next().unwrap().err(),
+            store.read(Query::new()).since(Timestamp::from_nanos(1)).next().unwrap().err(),
             store.event(at).err(),
             store.event_at(&stream(head), revision(head)).err(),
             store.event_by_id(&EventId::Own(1)).err(),
@@ -226,4 +227,91 @@ fn a_reader_that_opened_after_a_loss_is_not_told_of_it() {
     assert_eq!(after.pull().unwrap().len() as u64, COMMIT);
     assert_eq!(before.head(), store.head());
     store.close().unwrap();
+}
+
+/// How often a writer is killed below: `TOWPATH_WITHDRAWN=N`.
+fn rounds() -> u64 {
+    std::env::var("TOWPATH_WITHDRAWN").ok().and_then(|text| text.parse().ok()).unwrap_or(8)
+}
+
+/// Follows a store and keeps what it is handed, until `done` says how the log ends. What is withdrawn it drops, and opens the
+/// store again, unless it is to be caught.
+fn keep_what_is_handed(path: &Path, drops: bool, done: &OnceLock<u64>) -> (Vec<(u64, Timestamp)>, u64) {
+    let (mut held, mut told) = (Vec::new(), 0);
+    while done.get() != Some(&0) {
+        // Files go away under its eyes.
+        let Ok(store) = Store::open_read_only(path) else { continue };
+        let next = Start::At(Position::new(held.len() as u64 + 1));
+        let Ok(mut cursor) = store.follow().start(next).open() else { continue };
+        loop {
+            match cursor.pull_batch(50, Duration::from_millis(1)) {
+                Ok(batch) => {
+                    for event in &batch {
+                        let position = check(&event).unwrap();
+                        assert_eq!(position, held.len() as u64 + 1);
+                        held.push((position, event.time()));
+                    }
+                    if done.get().is_some_and(|head| *head == 0 || *head == held.len() as u64) {
+                        return (held, told);
+                    }
+                }
+                Err(Error::Withdrawn { seen, kept }) => {
+                    assert!(seen > kept && (!drops || seen.get() >= held.len() as u64));
+                    held.truncate(if drops { kept.get() as usize } else { held.len() });
+                    told += 1;
+                    break;
+                }
+                // What is lost is damage until recovery has looked at it.
+                Err(Error::Damaged(_)) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    (held, told)
+}
+
+/// Ends those who follow when the test fails, too: then the log ends at 0.
+struct Ends<'a>(&'a OnceLock<u64>);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        let _was_set = self.0.set(0);
+    }
+}
+
+/// Whatever was lost, and however the looks of readers fall among kills and recoveries: who heeds what it is told holds the log.
+/// The control heeds nothing.
+#[test]
+fn who_drops_what_was_withdrawn_holds_what_the_log_holds() {
+    let dir = Scratch::new();
+    let path = dir.store_path();
+    dir.open().close().unwrap();
+    let done = OnceLock::new();
+    std::thread::scope(|threads| {
+        let followers = [true, true, false].map(|drops| {
+            let (path, done) = (&path, &done);
+            threads.spawn(move || keep_what_is_handed(path, drops, done))
+        });
+        let _ends = Ends(&done);
+        for round in 0..rounds() {
+            let head = killed_after(&path, 240);
+            let name = files::name(&files::newest(&path));
+            let first: u64 = name.trim_end_matches(".seg").parse().unwrap();
+            // By turns a little, much, nothing, everything that may be lost.
+            let lost = [9, 120, 0, 3_000][round as usize % 4];
+            lose_behind(&path, head.saturating_sub(lost).max(first - 1));
+        }
+        let store = dir.open();
+        // The one that heeds nothing has to come to its end, too.
+        while store.head().get() < 240 * (rounds() + 1) {
+            append(&store);
+        }
+        let truth: Vec<_> = store.read(Query::new()).map(|event| event.unwrap()).collect();
+        let truth: Vec<_> = truth.iter().map(|event| (event.position().get(), event.time())).collect();
+        done.set(truth.len() as u64).unwrap();
+        let [first, second, careless] = followers.map(|follower| follower.join().unwrap());
+        assert!(first.1 > 0 && second.1 > 0, "nothing was withdrawn");
+        assert!(first.0 == truth && second.0 == truth);
+        assert!(careless.0 != truth);
+    });
 }
