@@ -140,13 +140,13 @@ fn recover(
     let store = newest.segment.header.store;
     // Looked at first: what is known of streams that are gone is in these files alone.
     let known = Known::open(&*directory, store, newest.scan.state.kept.as_ref())?;
-    retain::remove_files(&*directory, names, &known)?;
     let (next, last_time) = (newest.scan.next, newest.scan.last_time.max(newest.segment.header.created));
     let (end, last_crc) = (newest.scan.end, newest.scan.last_crc);
     let (state, sealed, first) = (newest.scan.state.clone(), newest.firsts.clone(), newest.segment.first());
     let time = last_time.max(clock.now());
 
     if recovery.clean {
+        retain::remove_files(&*directory, names, &known)?;
         let held = hold(&*directory, store, clock)?;
         // The scan let all of the file be read; what is written from here on must not be readable yet.
         let segment = Segment::open(&*directory, first, Access::Write, None)?;
@@ -192,6 +192,8 @@ fn recover(
     let beginning = Beginning { store, first: next, previous, durable, time, records, all_durable: true };
     let synced = Manner { synced: true, ..manner };
     let (segment, pen) = spare.begin(&*directory, beginning, synced)?.take_name(&*directory)?;
+    // Not before: what says that these files may go was perhaps in the cache only.
+    retain::remove_files(&*directory, names, &known)?;
     let parts = Parts::new(directory.clone(), Access::Write, &sealed, Part::new(segment.clone()));
     let log = assemble(directory, store, parts, next, state, Side::Writer(held))?;
     log.publish(&segment, segment.written(), next.previous());

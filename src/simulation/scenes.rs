@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::event::draft::NewEvent;
 use crate::event::query::Query;
 use crate::id::Position;
+use crate::log::retain::Retention;
 use crate::simulation::chance::Chance;
 use crate::simulation::disk::{End, SimDisk};
 use crate::simulation::faults::Fault;
@@ -130,4 +131,27 @@ fn a_store_whose_making_was_cut_short_can_be_made_at_the_second_cut_too() {
         assert!(opened.is_ok(), "seed {seed}, ends {first} and {second}: {opened:?}");
     }
     assert!(found > 300, "control: it was cut short, {found} times");
+}
+
+#[test]
+fn old_files_go_only_when_what_says_so_is_on_the_disk() {
+    let mut cut_short = 0;
+    for (first, second) in (1..25).flat_map(|first| (1..25).map(move |second| (first, second))) {
+        let disk = disk(first * 100 + second);
+        let store = open(&disk, Durability::Sync);
+        fill(&store, 6_000);
+        store.append("cart-1", NewEvent::new("filled", &[2; 20_000])).unwrap();
+        disk.end_in(first);
+        let kept = store.retain(&Retention::new().max_events(1));
+        disk.begin(End::Kill).unwrap();
+        drop(store);
+        disk.end_in(second);
+        let options = Options::new().segment_bytes(64 << 10).simulated(Arc::new(disk.clone()));
+        cut_short += u32::from(kept.is_err() && options.open(Path::new("store")).is_err());
+        disk.begin(CUT).unwrap();
+        let store = open(&disk, Durability::Sync);
+        assert_eq!(store.head().get(), 11, "ends {first} and {second}");
+        assert_eq!(read(&store), (store.oldest().get()..=11).collect::<Vec<_>>(), "ends {first} and {second}");
+    }
+    assert!(cut_short > 50, "control: both were cut short, {cut_short} times");
 }

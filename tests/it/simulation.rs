@@ -14,7 +14,8 @@ use towpath::simulation::{Failed, Figures, Weakness, run, run_weakened};
 /// - 1499, 3618: a power cut took a control record from the end of a sealed segment, and readers were told of damage.
 /// - 2178: a lock file had a name that lasts before the first segment had.
 /// - 26439: a group made a dead letter of an event because the control record before it was damaged.
-const KEPT: [u64; 12] = [501, 525, 727, 755, 874, 876, 881, 1_499, 2_178, 2_886, 3_618, 26_439];
+/// - 45599: a killed retention's files were removed before the record of it was on the disk, and the store did not open.
+const KEPT: [u64; 13] = [501, 525, 727, 755, 874, 876, 881, 1_499, 2_178, 2_886, 3_618, 26_439, 45_599];
 
 fn seeds() -> u64 {
     std::env::var("TOWPATH_SEEDS").map_or(500, |seeds| seeds.parse().expect("TOWPATH_SEEDS is a number"))
