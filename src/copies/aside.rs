@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::header;
-use crate::segment::disk::{Directory, Disk};
-use crate::segment::map::Access;
+use crate::segment::disk::{Directory, Disk, is_link, same};
 
 /// What follows the name of a directory that is being filled.
 const PART: &str = ".part";
@@ -21,13 +20,18 @@ pub(super) struct Aside {
     pub(super) part: Arc<dyn Directory>,
     /// What stands in its place now, if anything does.
     pub(super) present: Option<Arc<dyn Directory>>,
-    /// An earlier one was left unfinished here.
+    /// An earlier one was left unfinished here, or not cleared away.
     pub(super) resumed: bool,
 }
 
 impl Aside {
     /// Begins to fill a directory for `path`, or goes on with one that was left unfinished. The parent has to be there.
-    pub(super) fn begin(disk: &dyn Disk, path: &Path) -> Result<Self> {
+    /// `check` says whether what stands there now may give way; nobody else opens that for writing until this is over.
+    pub(super) fn begin(
+        disk: &dyn Disk,
+        path: &Path,
+        check: impl FnOnce(&dyn Directory) -> Result<()>,
+    ) -> Result<Self> {
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| Error::invalid("directory", &path.to_string_lossy(), "it has no plain name"))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -38,7 +42,26 @@ impl Aside {
         for ours in [&part, &old].into_iter().filter(|name| is_there(name)) {
             check_is_ours(&*disk.directory(&path.with_file_name(ours), false)?)?;
         }
-        if !is_there(name) && is_there(&old) {
+        if !is_there(name) && !is_there(&old) {
+            let resumed = is_there(&part);
+            let part = locked(&*parent, &part)?;
+            return Ok(Self { parent, name: name.to_owned(), part, present: None, resumed });
+        }
+        let stands = if is_there(name) { name } else { &old };
+        if is_link(&*parent, stands) {
+            return Err(Error::not_a_store(
+                path,
+                "it is a link, which would give way, not what it leads to; name that",
+            ));
+        }
+        let present = disk.directory(&path.with_file_name(stands), false)?;
+        if !present.lock()? {
+            return Err(Error::Locked { path: present.path().to_owned(), holder: None });
+        }
+        check(&*present)?;
+        let resumed = is_there(&part);
+        let part = locked(&*parent, &part)?;
+        if !is_there(name) {
             // Cut short between making room and moving in.
             parent.rename(&old, name)?;
             parent.sync()?;
@@ -46,28 +69,17 @@ impl Aside {
             // Cut short between moving in and clearing away.
             remove_directory(&*parent, &old)?;
         }
-        let present = (is_there(name) || is_there(&old)).then(|| disk.directory(path, false)).transpose()?;
-        let resumed = is_there(&part);
-        let part = parent.subdirectory(&part)?;
-        if !part.lock()? {
-            return Err(Error::Locked { path: part.path().to_owned(), holder: None });
-        }
-        Ok(Self { parent, name: name.to_owned(), part, present, resumed })
-    }
-
-    /// Refuses a place where something stands already.
-    pub(super) fn check_is_free(&self) -> Result<()> {
-        match &self.present {
-            Some(present) if !present.names()?.is_empty() => {
-                Err(Error::not_a_store(present.path(), "it is not empty; choose another directory"))
-            }
-            _ => Ok(()),
-        }
+        Ok(Self { parent, name: name.to_owned(), part, present: Some(present), resumed })
     }
 
     /// Removes what was left in it, but for the files that `keep` wants.
     pub(super) fn clear(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
         clear(&*self.part, keep)
+    }
+
+    /// Whether anything gives way to it.
+    pub(super) fn replaces(&self) -> Result<bool> {
+        self.present.as_ref().map_or(Ok(false), |present| Ok(!present.names()?.is_empty()))
     }
 
     /// Makes it last, and has it take its place; what stood there goes.
@@ -76,11 +88,7 @@ impl Aside {
         self.part.sync()?;
         // The name of the unfinished directory has to last before another one gives way to it.
         self.parent.sync()?;
-        let is_replaced = match &self.present {
-            Some(present) => !present.names()?.is_empty(),
-            None => false,
-        };
-        if !is_replaced {
+        if !self.replaces()? {
             self.parent.rename(&part, name)?;
             return self.parent.sync();
         }
@@ -98,6 +106,33 @@ impl Aside {
         let _left_for_the_next = remove_directory(&*self.parent, &old);
         Ok(())
     }
+}
+
+impl Drop for Aside {
+    /// Gives the locks back at once: a child that another thread forks just now has copies of these handles for a moment.
+    fn drop(&mut self) {
+        for held in [Some(&self.part), self.present.as_ref()].into_iter().flatten() {
+            let _gone_with_the_process = held.unlock();
+        }
+    }
+}
+
+/// Opens the directory that is to be filled, for this process alone.
+fn locked(parent: &dyn Directory, name: &str) -> Result<Arc<dyn Directory>> {
+    let part = parent.subdirectory(name)?;
+    // Whoever had it a moment ago may have given it the other name, which is then not to be touched.
+    if !part.lock()? || !same(&*part, &*parent.subdirectory(name)?) {
+        return Err(Error::Locked { path: part.path().to_owned(), holder: None });
+    }
+    Ok(part)
+}
+
+/// Refuses a place where something stands already.
+pub(super) fn is_free(present: &dyn Directory) -> Result<()> {
+    if present.names()?.is_empty() {
+        return Ok(());
+    }
+    Err(Error::not_a_store(present.path(), "it is not empty; choose another directory"))
 }
 
 /// Refuses to take a directory for one on its way that holds anything else, or a store that somebody has opened.
@@ -138,9 +173,4 @@ pub(super) fn old(path: &Path) -> Option<PathBuf> {
 pub(super) fn is_unfinished(disk: &dyn Disk, path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
     disk.directory(&path.with_file_name(format!("{name}{PART}")), false).is_ok()
-}
-
-/// Whether a file can be read in a directory.
-pub(super) fn has(directory: &dyn Directory, name: &str) -> bool {
-    directory.open(name, Access::Read).is_ok()
 }

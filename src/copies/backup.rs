@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::copies::aside::{self, Aside};
+use crate::copies::aside::{self, Aside, is_free};
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
 use crate::format::header;
@@ -31,9 +31,10 @@ pub struct Backup {
     pub head: Position,
     /// How its files came there.
     pub files: Files,
-    /// An earlier backup to the same place was cut short, and this one used what it had left.
+    /// An earlier backup to the same place had left something in `TO.part`, which this one used.
     pub resumed: bool,
-    /// What the check at the end found damaged. The original is likely damaged there, too: `verify` tells.
+    /// What the check at the end found damaged, where no backup stood before. The original is likely damaged there, too:
+    /// `verify` tells.
     pub damage: Vec<Damage>,
 }
 
@@ -49,12 +50,15 @@ pub struct Backup {
 /// copied up to its published end.
 ///
 /// It is made in `TO.part`, synced, checked as [`Depth::Fast`] does, and then takes the place of the backup before it at
-/// once. So one that is cut short, at any step, leaves that one as it was; the next goes on with what is there. While it is made there has to be room
-/// for the new segments only.
+/// once. So one that is cut short, at any step, leaves that one as it was; the next goes on with what is there. While it is made
+/// there has to be room for the new segments only.
 ///
 /// # Errors
-/// As [`Store::open_read_only`]; [`Error::NotAStore`] when `to` holds something else: a backup of another store, or a store
-/// that was opened for writing. [`Error::Locked`] when another backup to the same place is under way.
+/// As [`Store::open_read_only`]; [`Error::NotAStore`] when `to` is a link, or holds something else: a backup of another store, or a
+/// store that was opened for writing. [`Error::Locked`] when another backup to the same place is under way, or somebody has
+/// the one before it open for writing. [`Error::Damaged`] when the check finds damage and a backup stands there already:
+/// that one stays, what was copied is left in `TO.part`. [Repair](crate::copies::repair()) the store, or choose another directory to
+/// have its damage, too.
 pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Backup> {
     backup_on(&RealDisk, from.as_ref(), to.as_ref(), progress)
 }
@@ -75,26 +79,28 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
         return Err(Error::not_a_store(to, "it lies in the store itself; choose another directory"));
     }
     let (log, _) = open_reader(disk, from)?;
-    let aside = Aside::begin(disk, to)?;
-    if let Some(present) = &aside.present {
-        check_is_backup_of(&**present, log.store)?;
-    }
-    let mut looks = 0;
-    let (log, files) = {
-        let mut log = log;
+    let aside = Aside::begin(disk, to, |present| check_is_backup_of(present, log.store))?;
+    let (mut log, mut looks) = (log, 0);
+    let files = loop {
         let mut files = Files::default();
-        loop {
-            match fill(&log, &aside, &mut files, &mut progress) {
-                Ok(()) => break (log, files),
-                Err(error) if looks == LOOKS || !may_pass(&error) => return Err(error),
-                Err(_) => {
-                    looks += 1;
-                    log = open_reader(disk, from)?.0;
-                }
-            }
+        let filled = fill(&log, &aside, &mut files, &mut progress);
+        match filled {
+            Ok(()) if looks == LOOKS => break files,
+            Err(error) if looks == LOOKS || !may_pass(&error) => return Err(error),
+            _ => {}
         }
+        looks += 1;
+        let now = open_reader(disk, from)?.0;
+        // Where segments were written again meanwhile, some are as they were, some as they are, and no record says which.
+        if filled.is_ok() && guard(&now.state).removals == guard(&log.state).removals {
+            break files;
+        }
+        log = now;
     };
     let verdict = verify_on(disk, aside.part.path(), Depth::Fast, &mut |_| {})?;
+    if let (Some(damage), true) = (verdict.damage.first(), aside.replaces()?) {
+        return Err(Error::Damaged(damage.clone()));
+    }
     let (store, head, resumed) = (log.store, log.head(), aside.resumed);
     aside.take_place()?;
     Ok(Backup { store, head, files, resumed, damage: verdict.damage })
@@ -177,16 +183,19 @@ fn check_is_backup_of(present: &dyn Directory, store: StoreId) -> Result<()> {
         return Ok(());
     }
     let refuse = |why: &str| Err(Error::not_a_store(present.path(), why));
-    if aside::has(present, lock::NAME) {
+    if names.iter().any(|name| name == lock::NAME) {
         return refuse("it was opened for writing, so it is a store and no backup; choose another directory");
     }
-    let Some(newest) = segments(&names).pop() else {
-        return refuse("it holds other things and no backup; choose another directory");
-    };
-    match read_header(present, newest) {
-        Ok(header) if header.store != store => refuse("it is the backup of another store; choose another directory"),
-        _ => Ok(()),
+    for first in segments(&names).into_iter().rev() {
+        match read_header(present, first) {
+            Ok(header) if header.store == store => return Ok(()),
+            Ok(_) => return refuse("it is the backup of another store; choose another directory"),
+            // A damaged one does not say; the others do.
+            Err(Error::NotAStore { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
+    refuse("it holds other things and no backup; choose another directory")
 }
 
 /// What restoring a backup gave.
@@ -234,8 +243,7 @@ pub(crate) fn restore_on(
         }
         error => error,
     })?;
-    let aside = Aside::begin(disk, to)?;
-    aside.check_is_free()?;
+    let aside = Aside::begin(disk, to, is_free)?;
     let mut files = Files::default();
     fill(&log, &aside, &mut files, &mut progress)?;
     let verdict = verify_on(disk, aside.part.path(), Depth::Whole, &mut progress)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::copies::aside::Aside;
+use crate::copies::aside::{Aside, is_free};
 use crate::copies::backup::{LOOKS, may_pass};
 use crate::copies::out::Out;
 use crate::copies::place::{Files, Wanted};
@@ -95,8 +95,7 @@ pub(crate) fn fork_on(
     }
     let mut log = open_reader(disk, from)?.0;
     check(&log, position)?;
-    let aside = Aside::begin(disk, to)?;
-    aside.check_is_free()?;
+    let aside = Aside::begin(disk, to, is_free)?;
     let mut id = [0; 16];
     aside.part.random(&mut id)?;
     let store = StoreId(id);
@@ -140,7 +139,8 @@ fn fill(
     let from = &*log.directory;
     let kept = guard(&log.state).kept.clone();
     let mut put = Put { from, to, store, files: Files::default() };
-    let upto = position.max(log.oldest());
+    // Records that stand before the next event are of that moment, too.
+    let upto = position.next().max(log.oldest());
     let mut whole: Vec<Position> = log.parts.firsts().into_iter().filter(|first| *first <= upto).collect();
     let last = log.parts.of(upto)?;
     whole.pop();

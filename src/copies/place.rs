@@ -1,6 +1,6 @@
 //! Putting one file into a copy: by a second name, by sharing its blocks, or byte by byte.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{PAGE, header};
 use crate::segment::disk::{Directory, File, Prepared, link, share_blocks};
 use crate::segment::map::Access;
@@ -39,6 +39,9 @@ impl Wanted<'_> {
         files: &mut Files,
     ) -> Result<()> {
         let original = from.open(self.name, Access::Read)?;
+        if original.len()? < self.len {
+            return Err(Error::not_a_store(&from.path().join(self.name), "it was made shorter just now"));
+        }
         if self.is_in(to, &*original) {
             files.kept += 1;
             return Ok(());

@@ -372,6 +372,22 @@ impl Directory for RealDirectory {
     }
 }
 
+/// Whether two handles are of one directory. On a disk without descriptors there is one process, which knows.
+pub(crate) fn same(one: &dyn Directory, other: &dyn Directory) -> bool {
+    let id = |directory: &dyn Directory| {
+        let stat = rustix::fs::fstat(directory.descriptor()?).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    id(one) == id(other)
+}
+
+/// Whether a name in a directory is a link to something else.
+pub(crate) fn is_link(directory: &dyn Directory, name: &str) -> bool {
+    let Some(handle) = directory.descriptor() else { return false };
+    let stat = rustix::fs::statat(handle, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+}
+
 /// Has a new, empty file share all blocks of another one, until either is written. `false`: the file system cannot do that.
 pub(crate) fn share_blocks(from: &dyn File, to: &dyn File) -> bool {
     #[cfg(target_os = "linux")]

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
@@ -93,7 +92,7 @@ struct SimDirectory {
     hold: Hold,
     path: PathBuf,
     /// This handle has the directory's lock.
-    locked: AtomicBool,
+    locked: Mutex<Option<usize>>,
 }
 
 impl SimDisk {
@@ -385,7 +384,7 @@ impl Disk for SimDisk {
             Ok(())
         };
         made().map_err(|error| Error::io("open", path, error))?;
-        Ok(Arc::new(SimDirectory { hold, path: path.to_owned(), locked: AtomicBool::new(false) }))
+        Ok(Arc::new(SimDirectory { hold, path: path.to_owned(), locked: Mutex::new(None) }))
     }
 }
 
@@ -434,26 +433,26 @@ impl Directory for SimDirectory {
     }
 
     fn lock(&self) -> Result<bool> {
-        let lock = || -> io::Result<bool> {
+        let lock = || -> io::Result<Option<usize>> {
             let mut state = self.hold.look()?;
             let inode = self.lock_inode(&mut state);
             let lock = &mut state.platter.inodes[inode].lock;
             let free = lock.is_none();
             lock.get_or_insert(0);
-            Ok(free)
+            Ok(free.then_some(inode))
         };
         let taken = lock().map_err(|error| Error::io("lock", &self.path, error))?;
-        self.locked.fetch_or(taken, Ordering::Relaxed);
-        Ok(taken)
+        if taken.is_some() {
+            *guard(&self.locked) = taken;
+        }
+        Ok(taken.is_some())
     }
 
     fn unlock(&self) -> Result<()> {
-        if !self.locked.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
+        // Not what stands under its name now: it may have got another one.
+        let Some(inode) = guard(&self.locked).take() else { return Ok(()) };
         let unlock = || -> io::Result<()> {
             let mut state = self.hold.look()?;
-            let inode = self.lock_inode(&mut state);
             state.platter.inodes[inode].lock = None;
             Ok(())
         };
@@ -533,7 +532,7 @@ impl Directory for SimDirectory {
             })?;
         }
         let (hold, path) = (self.hold.clone(), self.path.join(name));
-        Ok(Arc::new(Self { hold, path, locked: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { hold, path, locked: Mutex::new(None) }))
     }
 
     fn exchange(&self, one: &str, other: &str) -> Result<bool> {

@@ -43,10 +43,10 @@ impl Store {
     ///
     /// let store = Store::open(&dir)?;
     /// for n in 0..10 {
-    ///     store.append("meter-1", NewEvent::new("read", n.to_string()))?;
+    ///     store.append("meter-1", NewEvent::new("read", &n.to_string()))?;
     /// }
     /// store.truncate_stream("meter-1", Revision::new(8))?;
-    /// let left: Vec<u64> = store.read(Query::new()).map(|event| Ok(event?.position().get())).collect::<towpath::Result<_>>()?;
+    /// let left = store.read(Query::new()).map(|event| Ok(event?.position().get())).collect::<towpath::Result<Vec<u64>>>()?;
     /// assert_eq!(left, [8, 9, 10]);
     /// let purged = store.purge()?;
     /// assert_eq!((purged.segments, purged.events), (1, 7));

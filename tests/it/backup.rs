@@ -166,6 +166,48 @@ fn a_backup_goes_into_nothing_but_a_backup_of_this_store() {
     copies::backup(scratch.store_path(), &empty, |_| {}).unwrap();
 }
 
+/// What gives way is the directory itself, and only while nobody writes to it.
+#[test]
+fn a_backup_takes_the_place_of_no_link_and_of_nothing_that_is_in_use() {
+    let scratch = Scratch::new();
+    busy(&scratch).close().unwrap();
+    backup(&scratch);
+    let (to, link) = (scratch.path().join("backup"), scratch.path().join("link"));
+    std::os::unix::fs::symlink(&to, &link).unwrap();
+    let refused = |to: &Path| copies::backup(scratch.store_path(), to, |_| {}).unwrap_err();
+    assert!(matches!(refused(&link), Error::NotAStore { why, .. } if why.contains("link")));
+    assert!(!scratch.path().join("link.part").exists());
+
+    // Before it has made its lock file: the directory's lock is what counts.
+    let held = fs::File::open(&to).unwrap();
+    held.lock().unwrap();
+    assert!(matches!(refused(&to), Error::Locked { .. }));
+    assert!(!scratch.path().join("backup.part").exists());
+    drop(held);
+    backup(&scratch);
+}
+
+/// A sound backup is not given up for a damaged one.
+#[test]
+fn a_damaged_copy_takes_the_place_of_no_backup() {
+    let scratch = Scratch::new();
+    busy(&scratch).close().unwrap();
+    backup(&scratch);
+    let to = scratch.path().join("backup");
+    let sound = files::snapshot(&to);
+    let oldest = files::segments(&scratch.store_path())[0].clone();
+    files::flip(&oldest, 90, 0);
+    assert!(matches!(copies::backup(scratch.store_path(), &to, |_| {}), Err(Error::Damaged(_))));
+    assert!(files::snapshot(&to) == sound);
+    // Control: where none stood, one with the damage is better than none.
+    let elsewhere = copies::backup(scratch.store_path(), scratch.path().join("elsewhere"), |_| {}).unwrap();
+    assert!(!elsewhere.damage.is_empty());
+    // A lock file that cannot be read is one.
+    std::os::unix::fs::symlink("nowhere", to.join("LOCK")).unwrap();
+    let refused = copies::backup(scratch.store_path(), &to, |_| {});
+    assert!(matches!(refused, Err(Error::NotAStore { why, .. }) if why.contains("opened for writing")));
+}
+
 /// R5: no matter what the writer does meanwhile, each backup is a state that the store was in.
 #[test]
 fn backups_beside_a_writer_are_states_that_the_store_was_in() {

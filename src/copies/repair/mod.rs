@@ -8,7 +8,7 @@ mod write;
 
 use std::path::Path;
 
-use crate::copies::aside::Aside;
+use crate::copies::aside::{Aside, is_free};
 use crate::copies::place::Files;
 use crate::copies::repair::look::{Found, Piecewise, look};
 use crate::error::{Damage, Error, Result};
@@ -143,8 +143,7 @@ pub(crate) fn repair_on(
     }
     let found = look(disk, path)?;
     let repair = told(&found)?;
-    let aside = Aside::begin(disk, to)?;
-    aside.check_is_free()?;
+    let aside = Aside::begin(disk, to, is_free)?;
     aside.clear(|_| false)?;
     let total = found.pieces.iter().map(limit).sum();
     let files = write::write(&found, &*aside.part, |done| progress(Progress { done: done.min(total), total }))?;

@@ -25,10 +25,12 @@ TO becomes a store like DIR, as DIR was when this began; it can be read and veri
 date: what TO has of sealed segments is kept, new ones share their blocks with DIR's where the file system can do that, or are
 copied. A writer of DIR is not held up.
 
-The new backup is made in TO.part, synced, checked as `verify --fast` does (with --verify every checksum), and then takes the
-place of the one before it at once: one that is cut short leaves that as it was, and the next goes on with what is there.
+The new backup is made in TO.part, synced, checked as `verify --fast` does, and then takes the place of the one before it at once:
+one that is cut short leaves that as it was, and the next goes on with what is there. So does one whose check finds damage: repair
+DIR, or choose another directory to have the damage, too. With --verify every checksum is checked once it stands in its place. What
+that finds is damaged in DIR, too, or has rotted in TO since: then remove TO, and make the backup anew.
 
-Exit status: 0 good, 1 when the backup is there and something in it is damaged (it is in DIR, too), 2 when there is no new backup.
+Exit status: 0 good, 1 when something in the backup is damaged, 2 when there is no new backup.
 With --json an object: `store`, `head`, `kept`, `shared`, `copied`, `bytes_copied`, `resumed`, `damage`.";
 
 pub(crate) const RESTORE_HELP: &str = "\
