@@ -169,6 +169,12 @@ impl SimDisk {
         self.state().platter.names.keys().filter(|path| path.starts_with(&below)).count()
     }
 
+    /// How many segments recovery has cut off whole.
+    pub(super) fn segments_cut_whole(&self) -> usize {
+        let is_whole = |path: &&String| path.starts_with("store/quarantine/") && path.contains(".seg-whole");
+        self.state().platter.names.keys().filter(is_whole).count()
+    }
+
     /// Turns a bit of a file.
     #[cfg(test)]
     pub(crate) fn turn_bit(&self, path: &str, offset: u64) {

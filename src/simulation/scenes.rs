@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::canal::Canal;
+use crate::canal::group::Order;
+use crate::canal::{Canal, Reason, Settlement};
 use crate::error::Error;
 use crate::event::draft::NewEvent;
 use crate::event::query::Query;
@@ -154,4 +155,47 @@ fn old_files_go_only_when_what_says_so_is_on_the_disk() {
         assert_eq!(read(&store), (store.oldest().get()..=11).collect::<Vec<_>>(), "ends {first} and {second}");
     }
     assert!(cut_short > 50, "control: both were cut short, {cut_short} times");
+}
+
+#[test]
+fn what_follows_a_rejected_delivery_waits_until_its_dead_letter_could_be_written() {
+    let mut refused = 0;
+    let ways = [(Durability::Os, false), (Durability::Os, true), (Durability::Sync, false), (Durability::Sync, true)];
+    for (times, (durability, flushes)) in (0..12).flat_map(|times| ways.map(|way| (times, way))) {
+        let disk = disk(times);
+        let store = open(&disk, durability);
+        store.append("cart-1", NewEvent::new("placed", &[1; 20_000])).unwrap();
+        store.append("cart-1", NewEvent::new("paid", "")).unwrap();
+        for _ in 0..6 {
+            store.append("cart-2", NewEvent::new("filled", &[1; 5_000])).unwrap();
+        }
+        let group = store.group("mail").order(Order::Stream).open().unwrap();
+        let mut member = group.member().unwrap();
+        let token = member.pull_batch(1, Duration::ZERO).unwrap().get(0).unwrap().token();
+        if times > 0 {
+            disk.expect(Fault::Full(times), 0);
+        }
+        // There is room for a claim here, and none for the dead letter, which goes into a new segment.
+        let rejected = Settlement::Reject { reason: Reason::Rejected, why: "never".to_owned() };
+        let mut told = member.settle(token, rejected).is_err();
+        if flushes {
+            told |= member.flush().is_err();
+        }
+        let mut handed_out: Vec<(u64, u32, usize)> = Vec::new();
+        for _ in 0..40 {
+            match member.pull_batch(1, Duration::ZERO) {
+                Ok(batch) => {
+                    let letters = store.dead_letters("mail").unwrap().iter().unwrap().count();
+                    let next: Vec<_> = batch.iter().map(|one| (one.position().get(), one.attempt(), letters)).collect();
+                    handed_out.extend(next.iter().filter(|(position, ..)| *position == 2));
+                    let tokens: Vec<_> = batch.iter().map(|one| one.token()).collect();
+                    told |= member.settle_all(&tokens).is_err();
+                }
+                Err(_) => told = true,
+            }
+        }
+        refused += u32::from(told);
+        assert_eq!(handed_out, [(2, 1, 1)], "{times} times no room, {durability:?}, flushes: {flushes}");
+    }
+    assert!(refused > 10, "control: it was refused, {refused} times");
 }

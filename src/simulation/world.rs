@@ -70,6 +70,8 @@ pub(super) struct World {
     pub(super) figures: Figures,
     /// The store told of something that the medium did: the seed ends well.
     pub(super) told: bool,
+    /// How many segments recovery had cut off whole when the store was opened last.
+    cut_whole: usize,
 }
 
 /// What a process holds.
@@ -123,6 +125,7 @@ impl World {
             weakness,
             figures: Figures::default(),
             told: false,
+            cut_whole: 0,
         }
     }
 
@@ -697,6 +700,13 @@ impl World {
         self.durable = durable;
         if !self.disk.told().lied {
             self.honest = durable;
+        }
+        let cut_before = std::mem::replace(&mut self.cut_whole, self.disk.segments_cut_whole());
+        if self.disk.told().lied && self.cut_whole > cut_before {
+            // A disk that lies breaks every store: what it never wrote of a new segment was its beginning, with all consumers.
+            self.figures.lied += 1;
+            self.told = true;
+            return Ok(());
         }
         self.check_consumers()?;
         if self.told {

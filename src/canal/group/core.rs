@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use crate::canal;
 use crate::canal::batch::Batch;
-use crate::canal::group::Settings;
 use crate::canal::group::choose::{Chosen, LOOKAHEAD};
 use crate::canal::group::letter::{self, Fate};
 use crate::canal::group::run::{Claim, Held, OF_ANOTHER, Run, SETTLED_BEFORE, TAKEN_AWAY, fetch, key_of};
 use crate::canal::group::unwritten::Unwritten;
+use crate::canal::group::{Order, Settings};
 use crate::canal::{Reason, Settlement, Token, set_aside};
 use crate::error::{Error, Result};
 use crate::format::control::{Claimed, Control, Failed, Settled};
@@ -175,7 +175,9 @@ impl Core {
         let seen = log.head.get();
         run.answers(false)?;
         run.expire(&mut guard(&self.ledger));
-        if run.must_be_written() {
+        // What follows under an order key something that could not be written would overtake it.
+        let is_ordered = self.settings.order != Order::None;
+        if run.must_be_written() || is_ordered && !run.again.is_empty() {
             self.submit(store, &mut run)?;
             run.answers(true)?;
         }
@@ -240,7 +242,16 @@ impl Core {
             return Err(error);
         }
         run.unrecorded.clear();
-        // Whatever was sent before is answered by now; what failed is told by the next call.
+        // Whatever was sent before is answered by now. Where nothing can be overtaken, what failed is told by the next call.
+        if self.settings.order != Order::None
+            && !chosen.held.is_empty()
+            && let Err(error) = run.answers(true)
+        {
+            let claim = chosen.claim;
+            chosen.held.iter().for_each(|held| run.unwritten.release(claim, held.position, run.now));
+            chosen.held.into_iter().for_each(|held| run.put_back(held));
+            return Err(error);
+        }
         let mut ledger = guard(&self.ledger);
         chosen.held.iter().for_each(|held| ledger.hand_out(held.position));
         drop(ledger);

@@ -300,10 +300,13 @@ impl Run {
     pub(super) fn undo(&mut self, chosen: Chosen) {
         self.passed += chosen.new.len();
         self.unrecorded.extend(chosen.new);
-        for held in chosen.held {
-            self.lanes.finish(held.key);
-            self.lanes.put(held.position, held.key, None);
-        }
+        chosen.held.into_iter().for_each(|held| self.put_back(held));
+    }
+
+    /// One that was chosen and is not handed out waits again.
+    pub(super) fn put_back(&mut self, held: Held) {
+        self.lanes.finish(held.key);
+        self.lanes.put(held.position, held.key, None);
     }
 
     /// When something may happen by itself.
