@@ -54,10 +54,11 @@ pub struct Backup {
 /// there has to be room for the new segments only.
 ///
 /// # Errors
-/// As [`Store::open_read_only`]; [`Error::NotAStore`] when `to` is a link, or holds something else: a backup of another store, or a
-/// store that was opened for writing. [`Error::Locked`] when another backup to the same place is under way, or somebody has
+/// As [`Store::open_read_only`]; [`Error::NotAStore`] when `to` is a link, or holds something else: a backup of another store, one
+/// that goes further than the store does, or a store that was opened for writing. [`Error::Locked`] when another backup to the same place is under way, or somebody has
 /// the one before it open for writing. [`Error::Damaged`] when the check finds damage and a backup stands there already:
-/// that one stays, what was copied is left in `TO.part`. [Repair](crate::copies::repair()) the store, or choose another directory to
+/// that one stays, what was copied is left in `TO.part`; and when the end of the store is damaged, so that its readers see less
+/// than there was. [Repair](crate::copies::repair()) the store, or choose another directory to
 /// have its damage, too.
 pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Backup> {
     backup_on(&RealDisk, from.as_ref(), to.as_ref(), progress)
@@ -79,7 +80,8 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
         return Err(Error::not_a_store(to, "it lies in the store itself; choose another directory"));
     }
     let (log, _) = open_reader(disk, from)?;
-    let aside = Aside::begin(disk, to, |present| check_is_backup_of(present, log.store))?;
+    check_end(disk, &log)?;
+    let aside = Aside::begin(disk, to, |present| check_gives_way(disk, present, &log))?;
     let (mut log, mut looks) = (log, 0);
     let files = loop {
         let mut files = Files::default();
@@ -104,6 +106,24 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
     let (store, head, resumed) = (log.store, log.head(), aside.resumed);
     aside.take_place()?;
     Ok(Backup { store, head, files, resumed, damage: verdict.damage })
+}
+
+/// Refuses a store whose newest segment is damaged, as its readers see less than was there, and nobody who reads a copy would
+/// be told. Of a backup any end within a commit is damage: none is made so.
+pub(super) fn check_end(disk: &dyn Disk, log: &Log) -> Result<()> {
+    if log.follows_a_writer() {
+        return Ok(());
+    }
+    let verdict = verify_on(disk, log.directory.path(), Depth::Fast, &mut |_| {})?;
+    if let Some(damage) = verdict.damage.into_iter().find(|damage| damage.position > log.head()) {
+        return Err(Error::Damaged(damage));
+    }
+    if verdict.torn_bytes > 0 && !log.directory.names()?.iter().any(|name| name == lock::NAME) {
+        let why =
+            "it ends within a commit, as no backup does that was made whole; repair it first, or take another one";
+        return Err(Error::not_a_store(log.directory.path(), why));
+    }
+    Ok(())
 }
 
 /// Whether looking again may help: a file was there a moment ago, or does not fit the others.
@@ -176,6 +196,23 @@ fn add_derived(from: &dyn Directory, name: &str, wanted: &mut Vec<(String, u64)>
     }
 }
 
+/// Refuses to replace anything but a backup of this store that holds no more than the store does.
+fn check_gives_way(disk: &dyn Disk, present: &dyn Directory, log: &Log) -> Result<()> {
+    check_is_backup_of(present, log.store)?;
+    // One that cannot be read holds nothing that could be missed.
+    let held = open_reader(disk, present.path()).map(|(held, _)| held.head());
+    match held {
+        Ok(held) if held > log.head() => {
+            let why = format!(
+                "it goes up to position {held}, and the store to {} only; if that is right, choose another directory",
+                log.head()
+            );
+            Err(Error::not_a_store(present.path(), why))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses to write over anything but a backup of this store.
 fn check_is_backup_of(present: &dyn Directory, store: StoreId) -> Result<()> {
     let names = present.names()?;
@@ -221,6 +258,9 @@ pub struct Restored {
 ///
 /// # Errors
 /// [`Error::NotAStore`] when `from` is no backup or was cut short before it was whole, and when `to` is not empty.
+/// [`Error::Damaged`] or [`Error::NotAStore`] when its newest segment is damaged, so that readers would not see what stands
+/// behind: [repair](crate::copies::repair()) it first. Nothing tells when a newest segment is missing as a whole, or ends early between
+/// two commits.
 pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Restored> {
     restore_on(&RealDisk, from.as_ref(), to.as_ref(), progress)
 }
@@ -243,6 +283,10 @@ pub(crate) fn restore_on(
         }
         error => error,
     })?;
+    if to.starts_with(from) {
+        return Err(Error::not_a_store(to, "it lies in the backup itself; choose another directory"));
+    }
+    check_end(disk, &log)?;
     let aside = Aside::begin(disk, to, is_free)?;
     let mut files = Files::default();
     fill(&log, &aside, &mut files, &mut progress)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::copies::aside::{Aside, is_free};
-use crate::copies::backup::{LOOKS, may_pass};
+use crate::copies::backup::{LOOKS, check_end, may_pass};
 use crate::copies::out::Out;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -94,6 +94,7 @@ pub(crate) fn fork_on(
         return Err(Error::not_a_store(to, "it lies in the store itself; choose another directory"));
     }
     let mut log = open_reader(disk, from)?.0;
+    check_end(disk, &log)?;
     check(&log, position)?;
     let aside = Aside::begin(disk, to, is_free)?;
     let mut id = [0; 16];

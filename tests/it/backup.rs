@@ -17,6 +17,15 @@ use crate::support::files;
 use crate::support::told::{self, Told};
 use crate::support::{Scratch, cases, noted, small};
 
+/// Ends what runs beside, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn backup(scratch: &Scratch) -> Backup {
     copies::backup(scratch.store_path(), scratch.path().join("backup"), |_| {}).unwrap()
 }
@@ -187,6 +196,68 @@ fn a_backup_takes_the_place_of_no_link_and_of_nothing_that_is_in_use() {
     backup(&scratch);
 }
 
+/// Readers of what is damaged at its end may see less than there was, and so would those of a copy: there is none then, or its
+/// damage is told.
+#[test]
+fn of_what_is_damaged_at_its_end_no_shorter_copy_is_made_without_a_word() {
+    let (mut refusals, mut told) = (0, 0);
+    // Of a live one nothing in the backup says what had reached the disk.
+    // In its stream's name, and in its length, behind which frames are harder to find.
+    for (is_live, back, byte) in
+        [(false, 3, 44), (false, 40, 44), (true, 3, 44), (true, 40, 44), (true, 3, 1), (true, 40, 1)]
+    {
+        let scratch = Scratch::new();
+        if is_live {
+            let store = scratch.open();
+            for _ in 0..100 {
+                store.append("cart-1", NewEvent::new("filled", "x")).unwrap();
+            }
+            backup(&scratch);
+        } else {
+            busy(&scratch).close().unwrap();
+            backup(&scratch);
+        }
+        let (to, copy) = (scratch.path().join("backup"), scratch.path().join("copy"));
+        let newest = files::newest(&to);
+        let frames = files::frames(&newest);
+        let frame = frames.iter().rev().filter(|frame| !frame.is_control).nth(back).unwrap();
+        files::flip(&newest, frame.offset + byte, 1);
+        for make in [
+            |from: &Path, to: &Path| copies::restore(from, to, |_| {}).map(|made| made.damage),
+            |from: &Path, to: &Path| copies::backup(from, to, |_| {}).map(|made| made.damage),
+            |from: &Path, to: &Path| copies::fork(from, to, Position::new(3), |_| {}).map(|made| made.damage),
+        ] {
+            let position = match make(&to, &copy) {
+                Ok(damage) => damage.first().map(|damage| damage.position.get()),
+                Err(Error::Damaged(damage)) => Some(damage.position.get()),
+                Err(Error::NotAStore { why, .. }) if why.contains("ends within a commit") => Some(frame.position),
+                Err(error) => panic!("{error}"),
+            };
+            refusals += u64::from(!copy.exists());
+            let _none = fs::remove_dir_all(&copy);
+            // A fork up to 3 has nothing of it.
+            assert!(position.is_none_or(|position| position == frame.position), "{position:?}");
+            told += u64::from(position.is_some());
+            assert!(!scratch.path().join("copy.part").exists());
+        }
+    }
+    assert!(told >= 12 && refusals > 0, "{told} were told, {refusals} refused");
+}
+
+#[test]
+fn a_backup_that_goes_further_than_the_store_is_not_given_up() {
+    let scratch = Scratch::new();
+    let store = busy(&scratch);
+    let (early, late) = (scratch.path().join("early"), scratch.path().join("late"));
+    store.backup(&early).unwrap();
+    fill(&store, 10);
+    store.backup(&late).unwrap();
+    let refused = copies::backup(&early, &late, |_| {});
+    assert!(matches!(refused, Err(Error::NotAStore { why, .. }) if why.contains("goes up to position")));
+    // Control: the other way round it is brought up to date.
+    copies::backup(&late, &early, |_| {}).unwrap();
+}
+
 /// A sound backup is not given up for a damaged one.
 #[test]
 fn a_damaged_copy_takes_the_place_of_no_backup() {
@@ -254,6 +325,7 @@ fn backups_beside_retention_are_states_that_the_store_was_in() {
                 store.retain(&Retention::new().max_events(150)).unwrap();
             }
         });
+        let _over = Over(&done);
         for round in 0..12 {
             let made = backup(&scratch);
             assert!(made.damage.is_empty(), "{made:?}");
@@ -276,7 +348,6 @@ fn backups_beside_retention_are_states_that_the_store_was_in() {
             drop((reader, store));
             fs::remove_dir_all(&restored).unwrap();
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert!(retained > 0, "control: nothing was let go of");
     // Control: without the heads files the backup is no store to write to, and the check says so.

@@ -4,11 +4,11 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use towpath::copies::{self, Files};
 use towpath::inspect::{self, Depth, Progress};
-use towpath::{Damage, Position, StoreId};
+use towpath::{Damage, Error, Position, StoreId};
 
 use crate::Answer;
 use crate::args::tools::{Backup, Fork, Restore};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::out::Out;
 use crate::verify::Damaged;
 
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Backup, out: &mut Out) -> Result<Answer> {
     let bar = out.bar(0);
     let made = copies::backup(&args.dir, &args.to, |progress| show(&bar, progress));
     bar.finish_and_clear();
-    let made = made?;
+    let made = made.map_err(nothing_made)?;
     let mut damage = made.damage;
     if args.verify {
         let bar = out.bar(0);
@@ -47,13 +47,21 @@ pub(crate) fn restore(args: &Restore, out: &mut Out) -> Result<Answer> {
     let bar = out.bar(0);
     let made = copies::restore(&args.from, &args.to, |progress| show(&bar, progress));
     bar.finish_and_clear();
-    let made = made?;
+    let made = made.map_err(nothing_made)?;
     tell("store", made.store, made.head, made.files, false, &made.damage, out)
 }
 
 pub(crate) fn fork(args: &Fork, out: &mut Out) -> Result<Answer> {
-    let made = copies::fork(&args.dir, &args.to, Position::new(args.at), |_| {})?;
+    let made = copies::fork(&args.dir, &args.to, Position::new(args.at), |_| {}).map_err(nothing_made)?;
     tell("fork", made.store, made.head, made.files, false, &made.damage, out)
+}
+
+/// A store that is damaged so that no copy can be made of it is no answer about a copy.
+fn nothing_made(error: Error) -> Failure {
+    match error {
+        Error::Damaged(damage) => Failure::because("nothing was made; repair it first", &Error::Damaged(damage)),
+        error => error.into(),
+    }
 }
 
 pub(crate) fn show(bar: &ProgressBar, progress: Progress) {
