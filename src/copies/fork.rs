@@ -1,5 +1,6 @@
 //! Forking: an independent store that begins with the history of another one up to a position.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::copies::aside::{Aside, is_free};
@@ -8,10 +9,11 @@ use crate::copies::out::Out;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
 use crate::format::control::Control;
-use crate::format::frame::Found;
+use crate::format::frame::{Found, Frame};
+use crate::format::gap::Reason;
 use crate::format::header::{self, Header, Previous};
 use crate::format::{PAGE, set_store};
-use crate::id::{Position, StoreId, Timestamp};
+use crate::id::{Position, Revision, StoreId, Timestamp};
 use crate::inspect::verify::{Depth, Progress, verify_on};
 use crate::log::Log;
 use crate::log::grow;
@@ -22,9 +24,9 @@ use crate::log::removals::Removals;
 use crate::log::scan::unknown_record;
 use crate::log::state::State;
 use crate::log::walk;
-use crate::segment::after;
 use crate::segment::disk::{Directory, Disk, RealDisk};
 use crate::segment::map::Access;
+use crate::segment::{Segment, after};
 use crate::store::Store;
 use crate::sync::guard;
 use crate::sync::primitive::Arc;
@@ -53,7 +55,8 @@ pub struct Fork {
 /// - Consumers, groups, unsettled deliveries and dead letters are those of *that moment*: everything that was
 ///   recorded before the first event behind the position. What they did since in the original they do again here; remove
 ///   the [consumers](Store::remove_consumer) that should not, before anything opens them.
-/// - What the original had let go of by now is not there, even if it was there then.
+/// - What the original had let go of or removed by now is not there, even if it was there then. No revision of it is given again;
+///   a few more may be left out, as nobody can tell any more of which stream each event was.
 ///
 /// A live writer is not held up. Sealed segments share their blocks with the originals where the file system can do that
 /// (btrfs, XFS), and are copied otherwise. It is made in `TO.part`, synced, checked as [`Depth::Fast`] does, and then takes its place at
@@ -177,7 +180,7 @@ fn fill(
     let (created, durable) = (cut.last_time, cut.next.previous());
     let nonce = grow::random_nonce(to)?;
     let header = Header { store, nonce, first: cut.next, previous, created, durable, rewritten: None };
-    let removals = removals(log, cut.next.previous())?;
+    let removals = removals(log, &cut, &last)?;
     let records = State { kept, removals: Arc::new(removals), ..cut.state }.records(Vec::new());
     let mut out = Out::begin(to, header, grow::state_size(&records) + 16 * firsts.len() as u64)?;
     out.head(&records, &firsts, created)?;
@@ -187,19 +190,93 @@ fn fill(
     Ok((cut.next.previous(), put.files))
 }
 
-/// What was removed by now of what there was then: it does not come back.
-fn removals(log: &Log, until: Position) -> Result<Removals> {
+/// What was removed by now of what there was then: it does not come back, and no revision of it is given again.
+fn removals(log: &Log, cut: &Cut, part: &Part) -> Result<Removals> {
     let mut removals = Removals::default();
-    let Some(now) = log.removals() else { return Ok(removals) };
+    let (now, until) = (log.removals().unwrap_or_default(), cut.next.previous());
     for (stream, gone) in now.streams() {
-        let head = walk::standing_seen(log, stream, until)?.revision.get();
+        let head = walk::standing_seen(log, stream, until)?.traced.get();
         let then = gone.stretches().filter(|(first, _)| *first <= head);
         let then: Vec<_> = then.map(|(first, last)| (first, last.min(head))).collect();
         if !then.is_empty() {
             removals.dropped(stream.to_owned(), &then);
         }
     }
+    let taken_out = taken_out(log, cut, part)?;
+    let was_let_go = log.oldest() > Position::new(1);
+    if taken_out == 0 && !was_let_go {
+        return Ok(removals);
+    }
+    // Of what was taken out of the files a stream's next event tells: it goes on behind that.
+    let mut behind = first_behind(log, cut, part)?;
+    for (stream, gone) in now.streams() {
+        let last = gone.stretches().last().map_or(0, |(_, last)| last);
+        behind.entry(stream.to_owned()).or_insert(Revision::new(last).next());
+    }
+    for (stream, next) in behind {
+        let before = next.get() - 1;
+        if before == 0 {
+            continue;
+        }
+        let (stood, is_kept) = walk::traced(log, &stream, until)?;
+        // Some of it may have been taken out behind the position: no more than was taken out before it counts.
+        let most = if was_let_go && !is_kept { before } else { before.min(stood.get() + taken_out) };
+        if most > stood.get() {
+            removals.dropped(stream, &[(stood.get() + 1, most)]);
+        }
+    }
     Ok(removals)
+}
+
+/// How many events up to a cut were taken out of the files.
+fn taken_out(log: &Log, cut: &Cut, part: &Part) -> Result<u64> {
+    let mut taken_out = 0;
+    let mut count = |frame: Frame<'_>| {
+        taken_out += frame.gap().filter(|gap| gap.reason == Reason::Removed).map_or(0, |gap| gap.positions);
+    };
+    for first in log.parts.firsts().into_iter().filter(|first| *first < part.segment.first()) {
+        let part = log.parts.of(first)?;
+        let limit = part.segment.written();
+        if part.index.summary(limit).gone > 0 {
+            each_frame(&part.segment, PAGE as u64, limit, &mut count);
+        }
+    }
+    each_frame(&part.segment, PAGE as u64, cut.end, &mut count);
+    Ok(taken_out)
+}
+
+/// The revisions that streams go on with behind a cut.
+fn first_behind(log: &Log, cut: &Cut, part: &Part) -> Result<BTreeMap<String, Revision>> {
+    let mut behind = BTreeMap::new();
+    let mut note = |frame: Frame<'_>| {
+        if !frame.is_control() && !behind.contains_key(frame.stream()) {
+            behind.insert(frame.stream().to_owned(), frame.revision());
+        }
+    };
+    each_frame(&part.segment, cut.end, part.segment.written(), &mut note);
+    for first in log.parts.firsts().into_iter().filter(|first| *first > part.segment.first()) {
+        let part = log.parts.of(first)?;
+        each_frame(&part.segment, PAGE as u64, part.segment.written(), &mut note);
+    }
+    Ok(behind)
+}
+
+/// Every frame of a stretch that is whole.
+fn each_frame(segment: &Segment, from: u64, end: u64, mut each: impl FnMut(Frame<'_>)) {
+    let (mut offset, mut next) = (from, segment.first());
+    while offset < end {
+        match segment.find(offset, end) {
+            Found::Frame(frame) => {
+                next = after(frame);
+                offset += frame.stride() as u64;
+                each(frame);
+            }
+            Found::Blank | Found::Bad(_) => match segment.next_sound(offset, end, next) {
+                Some(sound) => offset = sound,
+                None => break,
+            },
+        }
+    }
 }
 
 /// How a segment stood at a position.

@@ -134,11 +134,14 @@ impl Purge {
     }
 }
 
-/// Whether a stream that was deleted, and of which nothing stood in the log by then, is known as such without its record.
+/// Whether a stream that was deleted, and of which nothing stood in the log by then, is known as such without its record, and
+/// where it goes on.
 fn is_known_by_heads(log: &Log, stream: &str, gone: &Ranges) -> Result<bool> {
     let stood = log.stood(stream)?;
     let is_told = stood.is_gone || !gone.contains(stood.revision.get());
-    Ok(is_told || walk::standing(log, stream, log.head())?.revision != stood.revision)
+    let traced = walk::standing(log, stream, log.head())?.traced;
+    let goes_on_behind = gone.stretches().last().is_none_or(|(_, last)| last <= traced.get());
+    Ok(goes_on_behind && (is_told || traced != stood.revision))
 }
 
 /// Whether something that was removed stands in a part.

@@ -21,6 +21,11 @@ impl Removals {
         self.0.get(stream).is_some_and(|gone| gone.contains(revision.get()))
     }
 
+    /// The last revision of a stream that is written down as gone.
+    pub(crate) fn last(&self, stream: &str) -> Option<Revision> {
+        self.0.get(stream)?.stretches().last().map(|(_, last)| Revision::new(last))
+    }
+
     /// The streams of which something is gone.
     pub(crate) fn streams(&self) -> impl Iterator<Item = (&str, &Ranges)> {
         self.0.iter().map(|(stream, gone)| (stream.as_str(), gone))

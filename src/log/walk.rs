@@ -577,8 +577,11 @@ pub(crate) fn latest_seen(log: &Log, kind: Kind, text: &[u8], until: Position) -
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// That of its last event that is whole; what is left of a removed one counts, and what is known of those let go of.
+    /// That of its last event that is whole; what is left of a removed one counts, and what is known of those let go of or
+    /// written down as removed.
     pub(crate) revision: Revision,
+    /// The same, but for what is only written down: a fork has no trace of events that were removed before it was made.
+    pub(crate) traced: Revision,
     /// That event was removed, and with it all before: readers find none.
     pub(crate) is_gone: bool,
     /// How many events may be lost behind it: their revisions are not given again.
@@ -598,6 +601,13 @@ pub(crate) fn standing_seen(log: &Log, stream: &str, until: Position) -> Result<
     standing_at(log, stream, standing_of(log, stream, until)?)
 }
 
+/// Where a stream stands by what is left of its events, whatever is damaged, and whether that is kept, not only known.
+pub(crate) fn traced(log: &Log, stream: &str, until: Position) -> Result<(Revision, bool)> {
+    let latest = standing_of(log, stream, until)?;
+    let is_kept = latest.sound.is_some();
+    Ok((standing_at(log, stream, latest)?.traced, is_kept))
+}
+
 fn standing_at(log: &Log, stream: &str, latest: Latest) -> Result<Standing> {
     let hidden = log.removals();
     let (revision, is_stub) = match &latest.sound {
@@ -610,8 +620,12 @@ fn standing_at(log: &Log, stream: &str, latest: Latest) -> Result<Standing> {
             (stood.revision, stood.is_gone)
         }
     };
-    let is_gone = is_stub || hidden.is_some_and(|hidden| hidden.hides(stream, revision));
-    Ok(Standing { revision, is_gone, lost_events: latest.lost_events })
+    let is_hidden = hidden.as_ref().is_some_and(|hidden| hidden.hides(stream, revision));
+    let removed = hidden.and_then(|hidden| hidden.last(stream)).unwrap_or(Revision::ABSENT);
+    let is_gone = is_stub || is_hidden || revision == Revision::ABSENT && removed > revision;
+    // Those that are lost may be among the removed.
+    let beyond = Revision::new(removed.get().saturating_sub(latest.lost_events));
+    Ok(Standing { revision: revision.max(beyond), traced: revision, is_gone, lost_events: latest.lost_events })
 }
 
 /// The latest sound event that bears a term, and what lies behind it.

@@ -11,7 +11,7 @@ use towpath::copies;
 use towpath::inspect::{self, Depth};
 use towpath::{
     Canal as _, Commit, ConsumerKind, Durability, Error, NewEvent, Options, Position, Query, Reason, Retention, Retry,
-    Settlement, Store,
+    Revision, Settlement, Store,
 };
 
 use crate::support::Scratch;
@@ -242,4 +242,72 @@ fn forks_beside_a_writer_and_retention_are_whole() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+/// Three streams that took six revisions each, in turn, and lost some: all, the first four, all but one of each tag.
+fn thinned(scratch: &Scratch, purged: bool, retained: bool) -> Store {
+    let store = os().open(scratch.store_path()).unwrap();
+    if retained {
+        (0..200).for_each(|_| _ = store.append("early", NewEvent::new("a", &[1; 900])).unwrap());
+        store.retain(&Retention::new().max_events(10)).unwrap();
+    }
+    for number in 1..=6 {
+        for stream in ["deleted", "cut", "thinned"] {
+            store.append(stream, NewEvent::new("a", "").tag(if number == 1 { "one" } else { "two" })).unwrap();
+        }
+    }
+    store.delete_stream("deleted").unwrap();
+    store.truncate_stream("cut", Revision::new(5)).unwrap();
+    store.compact_stream("thinned", |event| event.tags().next().map(str::to_owned)).unwrap();
+    if purged {
+        assert!(store.purge().unwrap().events > 0);
+    }
+    store
+}
+
+/// W3, R1: neither what the original has taken out of its files by now nor what it only hides is given a revision again.
+#[test]
+fn a_fork_gives_no_revision_again_that_was_removed_by_now_and_a_deleted_stream_begins_behind_it() {
+    for (purged, retained) in [(false, false), (true, false), (false, true), (true, true)] {
+        let scratch = Scratch::in_memory();
+        let store = thinned(&scratch, purged, retained);
+        let last = store.head().get();
+        for back in 0..18 {
+            let (to, at) = (scratch.path().join("fork"), Position::new(last - back));
+            let case = format!("purged {purged}, retained {retained}, {back} back");
+            // It ends before a gap that the position stands in.
+            let head = copies::fork(scratch.store_path(), &to, at, |_| {}).unwrap().head;
+            let lived = head.get() + 18 - last;
+            let fork = os().open(&to).unwrap();
+            // A purge of its own, another fork and a retention know it, too.
+            fork.purge().unwrap();
+            let again = scratch.path().join("again");
+            fork.fork(&again, fork.head()).unwrap();
+            for fork in [fork, os().open(&again).unwrap()] {
+                for (turn, stream) in ["deleted", "cut", "thinned"].into_iter().enumerate() {
+                    let given = (lived + 2 - turn as u64) / 3;
+                    let has = fork.read(Query::new().stream(stream)).count();
+                    let mut commit = Commit::new();
+                    commit.event(stream, NewEvent::new("a", ""));
+                    if has == 0 {
+                        commit.expect(stream, towpath::Expected::Absent);
+                    }
+                    fork.commit(&commit).unwrap_or_else(|error| panic!("{case}, {stream}: {error}"));
+                    let next = fork.read(Query::new().stream(stream)).last().unwrap().unwrap().revision().get();
+                    assert!(next > given && next <= 7, "{case}: {stream} at {next}, {given} were given");
+                    // Control: where events are left, the stream is not taken for one that is gone.
+                    assert!(fork.commit(commit.expect(stream, towpath::Expected::Absent)).is_err(), "{case}");
+                }
+                let path = fork.path().to_owned();
+                fork.close().unwrap();
+                let verdict = inspect::verify_to(&path, Depth::Deep, |_| {}).unwrap();
+                assert!(verdict.ok, "{case}: {:?}", verdict.damage);
+            }
+            fs::remove_dir_all(&to).unwrap();
+            fs::remove_dir_all(&again).unwrap();
+        }
+        // Control: something is gone, and the original goes on behind it.
+        assert_eq!(store.read(Query::new().stream("thinned")).count(), 2);
+        assert_eq!(store.read(Query::new().stream("deleted")).count(), 0);
+    }
 }

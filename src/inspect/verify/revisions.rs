@@ -82,7 +82,7 @@ impl Revisions {
         self.forgotten += 1;
     }
 
-    /// Events were removed: each accounts for a revision that is missing.
+    /// Events were removed: no stream misses more revisions.
     pub(super) fn removed(&mut self, events: u64) {
         self.removed += events;
     }
@@ -116,9 +116,8 @@ impl Revisions {
         if missing == 0 || jumps || before.is_none() && let_go {
             return true;
         }
-        let is_accounted_for = missing <= self.removed;
-        self.removed = self.removed.saturating_sub(missing);
-        is_accounted_for
+        // A fork cannot tell of which stream the events were that are gone: each may go on behind all of them.
+        missing <= self.removed
     }
 
     /// How many streams were left out, at most: events that had no room.
