@@ -460,6 +460,52 @@ fn a_store_whose_newest_segment_has_no_event_is_repaired_too() {
     }
 }
 
+/// A backup has no `LOCK` that says up to where events were there.
+#[test]
+fn a_few_bytes_in_the_newest_segment_of_a_backup_cost_one_event_not_the_rest() {
+    let scratch = Scratch::in_memory();
+    let store = Options::new().durability(Durability::Os).open(scratch.store_path()).unwrap();
+    for number in 0..400 {
+        store.append(&format!("cart-{}", number % 7), NewEvent::new("added", &[7; 150])).unwrap();
+    }
+    let (backup, to) = (scratch.path().join("backup"), scratch.path().join("repaired"));
+    store.backup(&backup).unwrap();
+    assert!(!backup.join("LOCK").exists());
+    let newest = files::newest(&backup);
+    let frames: Vec<_> = files::frames(&newest).into_iter().filter(|frame| !frame.is_control).collect();
+    let whole = fs::read(&newest).unwrap();
+    for within in [0, 8, 24, 56, 152] {
+        fs::write(&newest, &whole).unwrap();
+        files::overwrite(&newest, frames[100].offset + within, &[0; 8]);
+        let made = copies::repair(&backup, &to, |_| {}).unwrap();
+        let lost: Vec<_> = made.repair.lost.iter().map(|lost| (lost.first.get(), lost.positions)).collect();
+        assert_eq!(lost, [(frames[100].position, 1)], "{within} bytes behind its beginning");
+        let repaired = Store::open_read_only(&to).unwrap();
+        assert_eq!((repaired.head(), everything(&repaired).0.len()), (store.head(), 399));
+        fs::remove_dir_all(&to).unwrap();
+    }
+    // Control: bytes that look like a frame, in the payload of a damaged last event that says itself how long it is, are none.
+    let forged = files::Forged {
+        position: store.head().get() + 2,
+        revision: 1,
+        flags: 0,
+        stream: "forged",
+        type_name: "t",
+        payload: b"",
+    };
+    let forged = files::forge(files::nonce(&newest), forged);
+    let last =
+        store.append("cart-1", NewEvent::new("added", &[&[7; 40 - 11 + 40][..], &forged].concat())).unwrap().first();
+    let _none = fs::remove_dir_all(&backup);
+    store.backup(&backup).unwrap();
+    let at = fs::read(&newest).unwrap().windows(forged.len()).position(|bytes| bytes == forged).unwrap();
+    assert_eq!(at % 8, 0, "where a frame could begin");
+    files::flip(&newest, files::frame_of(&newest, last.get()).offset + 50, 1);
+    copies::repair(&backup, &to, |_| {}).unwrap();
+    let events = everything(&Store::open_read_only(&to).unwrap()).0;
+    assert!(events.iter().all(|event| event.stream != "forged"));
+}
+
 /// What may become of a file.
 #[derive(Clone, Copy, Debug)]
 enum Harm {

@@ -8,18 +8,19 @@ use crate::copies::repair::consumers::Consumers;
 use crate::copies::repair::header::open_without;
 use crate::copies::repair::read::{Read, Until, read};
 use crate::error::{Error, Result};
-use crate::format::PAGE;
 use crate::format::control::Kept;
+use crate::format::frame::{self, ALIGN, Found as Look};
 use crate::format::header::{self, Header};
+use crate::format::{PAGE, limits};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::log::index::Index;
 use crate::log::lock::{self, Left};
 use crate::log::parts::Part;
 use crate::log::recover::segments;
 use crate::log::scan::{AtDamage, Tail, data_end, scan};
-use crate::segment::Segment;
 use crate::segment::disk::{Directory, Disk};
 use crate::segment::map::Access;
+use crate::segment::{Segment, after};
 use crate::sync::primitive::Arc;
 
 /// A store as it was found.
@@ -59,7 +60,7 @@ struct Newest {
     limit: u64,
     /// Events up to here were there for sure.
     known: Position,
-    /// The last position that can stand in it, where the lock file says so.
+    /// The last position that can stand in it, where the lock file says so, or else what is whole at its end.
     highest: Option<Position>,
     torn_bytes: u64,
     /// The segments before it and what is kept, if its control state is whole.
@@ -194,8 +195,12 @@ impl Looking<'_> {
             };
             let of_this = left.filter(|left| left.progress.nonce == segment.header.nonce);
             let closed = of_this.and_then(|left| left.closed);
-            if let Some(left) = of_this {
-                segment.set_last(left.progress.head);
+            let highest = match of_this {
+                Some(left) => Some(left.progress.head),
+                None => last_whole(&segment),
+            };
+            if let Some(highest) = highest {
+                segment.set_last(highest);
             }
             let found = scan(&segment, segment.capacity(), AtDamage::PassOver)?;
             let durable = left.map_or(Position::START, |left| left.progress.durable);
@@ -217,7 +222,6 @@ impl Looking<'_> {
                 }
             };
             let named = found.firsts.map(|firsts| (firsts, found.state.kept));
-            let highest = of_this.map(|left| left.progress.head);
             return Ok((Newest { first: *first, limit, known, highest, torn_bytes, named }, lost_behind));
         }
         Err(Error::not_a_store(self.directory.path(), "nothing of any segment can be read"))
@@ -318,6 +322,39 @@ impl Looking<'_> {
             found: Piecewise::There { part, limit, header: header.map(Box::new), read },
         })
     }
+}
+
+/// The last position of a segment of which no lock file tells, when it is damaged: whole frames in order that reach the end say so.
+/// They might be what somebody stored in the payload of a damaged last event: where that one says that it is as long they do not
+/// count.
+fn last_whole(segment: &Segment) -> Option<Position> {
+    let end = data_end(segment, PAGE as u64, segment.capacity());
+    let (mut offset, mut next) = (PAGE as u64, segment.first());
+    // Where what is not whole begins, the last time, and whether it goes on.
+    let (mut broken_at, mut is_broken) = (None, false);
+    let mut budget = end.saturating_sub(offset) * 8 + (1 << 20);
+    while offset < end {
+        let claimed = u64::from(frame::claimed_len(segment.bytes(offset, end)));
+        budget = budget.checked_sub(claimed.min(end - offset))?;
+        match segment.find(offset, end) {
+            Look::Frame(frame) if frame.position() == next || is_broken && frame.position() > next => {
+                next = after(frame);
+                offset += frame.stride() as u64;
+                is_broken = false;
+            }
+            Look::Frame(_) | Look::Blank | Look::Bad(_) => {
+                if !is_broken {
+                    (broken_at, is_broken) = (Some(offset), true);
+                }
+                offset += ALIGN as u64;
+            }
+        }
+    }
+    let begins = broken_at.filter(|_| !is_broken)?;
+    let claimed = frame::claimed_len(segment.bytes(begins, end)) as usize;
+    let reaches_the_end =
+        (frame::HEADER..limits::COMMIT).contains(&claimed) && begins + frame::padded(claimed) as u64 >= end;
+    (!reaches_the_end).then(|| next.previous())
 }
 
 /// Whether anything but zeroes stands behind the first page of a file.
