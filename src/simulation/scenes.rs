@@ -9,6 +9,7 @@ use crate::canal::{Canal, Reason, Settlement};
 use crate::error::Error;
 use crate::event::draft::NewEvent;
 use crate::event::query::Query;
+use crate::format::term::{Kind, Term};
 use crate::id::Position;
 use crate::log::retain::Retention;
 use crate::simulation::chance::Chance;
@@ -198,4 +199,21 @@ fn what_follows_a_rejected_delivery_waits_until_its_dead_letter_could_be_written
         assert_eq!(handed_out, [(2, 1, 1)], "{times} times no room, {durability:?}, flushes: {flushes}");
     }
     assert!(refused > 10, "control: it was refused, {refused} times");
+}
+
+/// Whoever looked how far a segment was written just before it was full may meet its index file already.
+#[test]
+fn an_index_file_names_nothing_behind_what_the_asker_has_seen() {
+    let store = open(&disk(1), Durability::Os);
+    store.append("cart-1", NewEvent::new("filled", "")).unwrap();
+    let part = store.inner.log.parts.newest();
+    let (limit, term) = (part.segment.written(), Term::of(Kind::Stream, b"cart-1"));
+    fill(&store, 6_000);
+    store.append("cart-1", NewEvent::new("filled", &[2; 20_000])).unwrap();
+    while !part.index.is_file() {
+        assert!(store.step().unwrap(), "control: its index becomes a file");
+    }
+    let places = part.index.postings(term, 0, limit);
+    assert_eq!((places.len(), part.index.postings(term, 0, part.segment.written()).len()), (1, 11));
+    assert_eq!(part.index.latest(term, limit, |_, _| true), places.first().copied());
 }

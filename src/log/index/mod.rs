@@ -98,7 +98,12 @@ impl Index {
     /// The frames from `from` on and below `limit` that bear a term, rising, and every place there where the segment is
     /// damaged. Two texts with one hash give the same frames: compare the text.
     pub(crate) fn postings(&self, term: Term, from: u64, limit: u64) -> Vec<Unit> {
-        self.ask(limit, |memory| memory.postings(term, from, limit), |file| file.postings(term, from))
+        let below = |mut units: Vec<Unit>| {
+            // The file may have come since the limit was looked at, and knows of all that follows.
+            units.retain(|unit| unit.offset() < limit);
+            units
+        };
+        self.ask(limit, |memory| memory.postings(term, from, limit), |file| file.postings(term, from).map(below))
     }
 
     /// The latest place below `limit` that `is_it` takes, of the frames that bear a term and of the damaged places. `is_it`
@@ -110,7 +115,10 @@ impl Index {
                 let mut latest_first = memory.latest_first(term).skip_while(|(unit, _)| unit.offset() >= limit);
                 latest_first.find(|(unit, is_lost)| is_it(*unit, *is_lost)).map(|(unit, _)| unit)
             },
-            |file| Ok(file.postings(term, 0)?.into_iter().rev().find(|unit| is_it(*unit, false))),
+            |file| {
+                let latest_first = file.postings(term, 0)?.into_iter().rev();
+                Ok(latest_first.filter(|unit| unit.offset() < limit).find(|unit| is_it(*unit, false)))
+            },
         )
     }
 
