@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 #[cfg(feature = "sink-file")]
@@ -15,7 +15,6 @@ use crate::simulation::faults::{Fault, Kind, Weakness};
 use crate::simulation::file::SimFile;
 use crate::simulation::meddle;
 use crate::simulation::platter::{Inode, Left, Node, PAGE, Platter};
-use crate::sync::guard;
 
 /// One in so many operations, the kernel writes something by itself.
 const WRITES_BACK: u64 = 12;
@@ -431,6 +430,11 @@ impl SimDirectory {
             }
         }
     }
+}
+
+/// The standard library's own, whatever scheduler the store itself runs on.
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Directory for SimDirectory {

@@ -1,26 +1,26 @@
 //! Publishing a number and waiting for it to grow, without a lost wake-up and without a system call when nobody waits.
 
 use std::time::Duration;
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use std::time::Instant;
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 use loom::sync::{Condvar, Mutex, MutexGuard};
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use crate::sync::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use crate::sync::primitive::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How often a waiting thread looks again before it parks. Waking a parked thread takes microseconds, a spinning one
 /// a third of one; about 20 µs of looking costs an idle consumer nothing that can be measured.
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 const SPINS: u32 = if cfg!(all(test, shuttle)) { 1 } else { 1_000 };
 
 /// Cores beside one that works, one at least.
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 fn spare_cores() -> u32 {
     static CORES: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
     *CORES.get_or_init(|| {
@@ -79,7 +79,7 @@ impl Gate {
 
     /// Looks a while for the number to exceed `seen`, without parking, unless so many do that they would keep whoever
     /// raises it from a core.
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, loom)))]
     pub(crate) fn spin(&self, seen: u64) -> bool {
         let others = self.spinning.fetch_add(1, Ordering::Relaxed);
         let looks = if others < spare_cores() { SPINS } else { 1 };
@@ -92,14 +92,14 @@ impl Gate {
     }
 
     /// The same under loom, which tries every order by itself.
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     pub(crate) fn spin(&self, seen: u64) -> bool {
         self.get() > seen
     }
 
     /// Waits until the number exceeds `seen`, `or` says so, or the patience ends. Returns the number.
     /// `or` is looked at after each [`wake`](Gate::wake).
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, loom)))]
     pub(crate) fn wait(&self, seen: u64, patience: Duration, or: impl Fn() -> bool) -> u64 {
         if self.get() > seen || patience.is_zero() || or() || self.spin(seen) {
             return self.get();
@@ -108,7 +108,7 @@ impl Gate {
     }
 
     /// The same without looking for a while before.
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, loom)))]
     pub(crate) fn park(&self, seen: u64, patience: Duration, or: impl Fn() -> bool) -> u64 {
         let until = Instant::now().checked_add(patience);
         self.announced(|mut held| {
@@ -125,13 +125,13 @@ impl Gate {
     }
 
     /// The same under loom, which has no time.
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     pub(crate) fn wait(&self, seen: u64, patience: Duration, or: impl Fn() -> bool) -> u64 {
         self.park(seen, patience, or)
     }
 
     /// The same under loom, which has no time.
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     pub(crate) fn park(&self, seen: u64, _patience: Duration, or: impl Fn() -> bool) -> u64 {
         self.announced(|mut held| {
             while self.get() <= seen && !or() {
@@ -202,12 +202,12 @@ impl Drop for InCrowd<'_> {
 }
 
 /// A gate's lock is loom's under loom.
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 fn guard_gate(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     mutex.lock().unwrap()
 }
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use crate::sync::guard as guard_gate;
 
 #[cfg(all(test, loom))]
