@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const AHEAD: u64 = 4_000;
 /// Bytes that retention keeps.
 const KEPT: u64 = 1 << 20;
+/// How often, at least, what has to go goes: a long run does the same for longer, and not more at a time.
+const ROUND: Duration = Duration::from_millis(200);
 
 /// Streams whose events are removed again.
 const NOTES: [&str; 3] = ["note-1", "note-2", "note-3"];
@@ -208,7 +210,7 @@ fn forget(store: &Store, done: &Done) {
 fn tidy(store: &Store, done: &Done) -> bool {
     let letters = store.dead_letters("mail").unwrap();
     let mut is_any = false;
-    for letter in letters.iter().unwrap().take(50) {
+    for letter in letters.iter().unwrap() {
         let letter = letter.unwrap();
         is_any = true;
         match letter.replaces() {
@@ -293,7 +295,7 @@ fn soak(path: &Path, lasting: Duration, hoards: bool) -> (Done, Vec<Held>) {
 
         let (begun, mut hoard) = (Instant::now(), Vec::new());
         for round in 0u64.. {
-            thread::park_timeout(lasting / 100);
+            thread::park_timeout(ROUND.min(lasting / 100));
             samples.push(Held::now());
             let before = store.oldest();
             store.retain(&Retention::new().max_bytes(KEPT)).unwrap();
