@@ -42,26 +42,11 @@ impl Aside {
         for ours in [&part, &old].into_iter().filter(|name| is_there(name)) {
             check_is_ours(&*disk.directory(&path.with_file_name(ours), false)?)?;
         }
-        if !is_there(name) && !is_there(&old) {
-            let resumed = is_there(&part);
-            let part = locked(&*parent, &part)?;
-            return Ok(Self { parent, name: name.to_owned(), part, present: None, resumed });
-        }
-        let stands = if is_there(name) { name } else { &old };
-        if is_link(&*parent, stands) {
-            return Err(Error::not_a_store(
-                path,
-                "it is a link, which would give way, not what it leads to; name that",
-            ));
-        }
-        let present = disk.directory(&path.with_file_name(stands), false)?;
-        if !present.lock()? {
-            return Err(Error::Locked { path: present.path().to_owned(), holder: None });
-        }
-        check(&*present)?;
+        let stands = [name, &old].into_iter().find(|name| is_there(name));
+        let present = stands.map(|stands| giving_way(disk, &*parent, path, stands, check)).transpose()?;
         let resumed = is_there(&part);
         let part = locked(&*parent, &part)?;
-        if !is_there(name) {
+        if stands == Some(&*old) {
             // Cut short between making room and moving in.
             parent.rename(&old, name)?;
             parent.sync()?;
@@ -69,7 +54,7 @@ impl Aside {
             // Cut short between moving in and clearing away.
             remove_directory(&*parent, &old)?;
         }
-        Ok(Self { parent, name: name.to_owned(), part, present: Some(present), resumed })
+        Ok(Self { parent, name: name.to_owned(), part, present, resumed })
     }
 
     /// Removes what was left in it, but for the files that `keep` wants.
@@ -115,6 +100,25 @@ impl Drop for Aside {
             let _gone_with_the_process = held.unlock();
         }
     }
+}
+
+/// Opens and locks what stands at a path now, under this name, if it may give way.
+fn giving_way(
+    disk: &dyn Disk,
+    parent: &dyn Directory,
+    path: &Path,
+    stands: &str,
+    check: impl FnOnce(&dyn Directory) -> Result<()>,
+) -> Result<Arc<dyn Directory>> {
+    if is_link(parent, stands) {
+        return Err(Error::not_a_store(path, "it is a link, which would give way, not what it leads to; name that"));
+    }
+    let present = disk.directory(&path.with_file_name(stands), false)?;
+    if !present.lock()? {
+        return Err(Error::Locked { path: present.path().to_owned(), holder: None });
+    }
+    check(&*present)?;
+    Ok(present)
 }
 
 /// Opens the directory that is to be filled, for this process alone.
