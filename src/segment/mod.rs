@@ -46,6 +46,21 @@ pub(crate) struct Pen {
 const LOST: Nonce = Nonce(0);
 
 impl Segment {
+    /// One of which nothing is known to be written yet.
+    fn new(header: Header, file: Option<Arc<dyn File>>, map: Map) -> Self {
+        Self {
+            name: header::file_name(header.first),
+            header,
+            file,
+            map,
+            written: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            highest: AtomicU64::new(u64::MAX),
+            durable: AtomicBool::new(false),
+            unsynced: Mutex::new(None),
+        }
+    }
+
     /// Reads and checks the header of a segment file.
     pub(crate) fn read_header(
         directory: &dyn Directory,
@@ -94,17 +109,9 @@ impl Segment {
         let (created, durable) = (Timestamp::default(), Position::START);
         let header = Header { store, nonce: LOST, first, previous: None, created, durable, rewritten: None };
         let map = Map::nothing().map_err(|error| Error::io("map", std::path::Path::new(&name), error))?;
-        let segment = Self {
-            header,
-            name,
-            file: None,
-            map,
-            written: AtomicU64::new(end.max((PAGE + ALIGN) as u64)),
-            sealed: AtomicBool::new(false),
-            highest: AtomicU64::new(u64::MAX),
-            durable: AtomicBool::new(true),
-            unsynced: Mutex::new(None),
-        };
+        let segment = Self::new(header, None, map);
+        segment.set_written(end.max((PAGE + ALIGN) as u64));
+        segment.set_durable();
         segment.seal(last);
         Ok(Arc::new(segment))
     }
@@ -128,56 +135,22 @@ impl Segment {
             let why = format!("its header says that it begins at position {}", header.first);
             return Err(Error::not_a_store(&directory.path().join(name), why));
         }
-        let name = header::file_name(first);
         let len = file.len()?;
         let map = file.map(end.map_or(len, |end| len.min(end)), Access::Read)?;
-        let segment = Self {
-            header,
-            name,
-            file: Some(file),
-            map,
-            written: AtomicU64::new(0),
-            sealed: AtomicBool::new(false),
-            highest: AtomicU64::new(u64::MAX),
-            durable: AtomicBool::new(false),
-            unsynced: Mutex::new(None),
-        };
-        Ok(segment)
+        Ok(Self::new(header, Some(file), map))
     }
 
     /// Opens a segment file whose header is not what was written, under one that is known otherwise.
     pub(crate) fn open_under(directory: &dyn Directory, header: Header) -> Result<Self> {
-        let name = header::file_name(header.first);
-        let file = directory.open(&name, Access::Read)?;
+        let file = directory.open(&header::file_name(header.first), Access::Read)?;
         let map = file.map(file.len()?, Access::Read)?;
         map.allow(map.len());
-        Ok(Self {
-            header,
-            name,
-            file: Some(file),
-            map,
-            written: AtomicU64::new(0),
-            sealed: AtomicBool::new(false),
-            highest: AtomicU64::new(u64::MAX),
-            durable: AtomicBool::new(false),
-            unsynced: Mutex::new(None),
-        })
+        Ok(Self::new(header, Some(file), map))
     }
 
     /// Wraps a new file whose header, and the frames up to `end`, are written already.
     pub(crate) fn created(header: Header, file: Arc<dyn File>, map: Map, end: u64) -> (Arc<Self>, Pen) {
-        let name = header::file_name(header.first);
-        let segment = Self {
-            header,
-            name,
-            file: Some(file),
-            map,
-            written: AtomicU64::new(0),
-            sealed: AtomicBool::new(false),
-            highest: AtomicU64::new(u64::MAX),
-            durable: AtomicBool::new(false),
-            unsynced: Mutex::new(None),
-        };
+        let segment = Self::new(header, Some(file), map);
         segment.map.allow(end);
         segment.set_written(end);
         let segment = Arc::new(segment);
