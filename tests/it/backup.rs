@@ -10,12 +10,12 @@ use proptest::prelude::*;
 use towpath::copies::{self, Backup};
 use towpath::inspect::{self, Depth};
 use towpath::{
-    Canal as _, Commit, Durability, Error, NewEvent, Options, Position, Reason, Retention, Retry, Settlement, Store,
+    Canal as _, Commit, Durability, Error, NewEvent, Options, Position, Reason, Retention, Settlement, Store,
 };
 
 use crate::support::files;
 use crate::support::told::{self, Told};
-use crate::support::{Scratch, cases, noted, small};
+use crate::support::{Scratch, cases, consume, noted, small};
 
 /// Ends what runs beside, also when the test fails.
 struct Over<'a>(&'a AtomicBool);
@@ -53,18 +53,7 @@ fn fill(store: &Store, events: u64) {
 fn busy(scratch: &Scratch) -> Store {
     let store = scratch.open();
     fill(&store, 900);
-    let mut cursor = store.cursor("reader").open().unwrap();
-    let batch = cursor.pull_batch(40, Duration::ZERO).unwrap();
-    cursor.settle(batch.last().unwrap(), Settlement::Done).unwrap();
-    cursor.flush().unwrap();
-    let group = store.group("mail").retry(Retry::never()).open().unwrap();
-    let mut member = group.member().unwrap();
-    let batch = member.pull_batch(9, Duration::ZERO).unwrap();
-    let deliveries: Vec<_> = batch.iter().collect();
-    let refused = Settlement::Reject { reason: Reason::Rejected, why: "no such plane".into() };
-    member.settle(deliveries[0].token(), Settlement::Done).unwrap();
-    member.settle(deliveries[1].token(), refused).unwrap();
-    member.flush().unwrap();
+    consume(&store);
     store
 }
 

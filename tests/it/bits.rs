@@ -9,24 +9,17 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use towpath::{
-    Canal as _, Commit, Durability, Error, NewEvent, Options, Query, Reason, Settlement, Start, Store, Unsettled,
-    inspect,
-};
+use towpath::{Canal as _, Commit, Error, NewEvent, Query, Reason, Settlement, Start, Store, Unsettled, inspect};
 
-use crate::support::Scratch;
 use crate::support::files::{self, FRAMES};
 use crate::support::told::Told;
+use crate::support::{Scratch, os};
 
 /// Segments that are sealed: enough for a tier.
 const SEALED: usize = 8;
 const EVENTS: u64 = 24;
 /// About so many bits are flipped unless more are asked for.
 const FEW: u64 = 300;
-
-fn os() -> Options {
-    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
-}
 
 /// Events of a segment: several streams, tags, keys, a commit over two streams.
 fn fill(store: &Store, round: u64) {

@@ -3,17 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use towpath::{
-    Canal as _, Commit, Durability, Error, NewEvent, Options, Query, Reason, Settlement, Start, Store, inspect,
-};
+use towpath::{Canal as _, Commit, Error, NewEvent, Query, Reason, Settlement, Start, Store, inspect};
 
-use crate::support::Scratch;
 use crate::support::files::{self, FRAMES, Forged};
 use crate::support::told::{self, Told};
-
-fn os() -> Options {
-    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
-}
+use crate::support::{Scratch, os};
 
 /// A store of three small segments with a checkpoint, closed in good order. Each segment but the last ended in a crash.
 fn small_store(scratch: &Scratch) -> PathBuf {

@@ -10,17 +10,13 @@ use std::time::Duration;
 use towpath::copies;
 use towpath::inspect::{self, Depth};
 use towpath::{
-    Canal as _, Commit, ConsumerKind, Durability, Error, NewEvent, Options, Position, Query, Reason, Retention, Retry,
-    Revision, Settlement, Store,
+    Canal as _, Commit, ConsumerKind, Error, NewEvent, Position, Query, Reason, Retention, Retry, Revision, Settlement,
+    Store,
 };
 
-use crate::support::Scratch;
 use crate::support::files;
 use crate::support::told::{self, Told};
-
-fn os() -> Options {
-    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
-}
+use crate::support::{Scratch, os};
 
 /// How consumers stand, but for how far the head is from them.
 fn consumers(store: &Store) -> Vec<String> {

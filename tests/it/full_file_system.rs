@@ -17,6 +17,7 @@ use towpath::{
 };
 
 use crate::support::child::{self, say};
+use crate::support::random::Random;
 use crate::support::{Scratch, files};
 
 const TEST: &str = "full_file_system::whatever_meets_a_full_disk_is_told_so_and_goes_on_once_there_is_room";
@@ -116,18 +117,6 @@ impl Ballast {
     /// Ext4 gives blocks back when its journal was written.
     fn settle(&self) {
         rustix::fs::syncfs(File::open(self.0.parent().unwrap()).unwrap()).unwrap();
-    }
-}
-
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
     }
 }
 

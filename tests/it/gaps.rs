@@ -3,18 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use towpath::{Canal as _, Commit, Error, Expected, NewEvent, Options, Position, Query, Revision, Store, inspect};
+use towpath::{Canal as _, Commit, Error, Expected, NewEvent, Position, Query, Revision, Store, inspect};
 
-use crate::support::Scratch;
 use crate::support::files::{self, Forged};
 use crate::support::told::{self, Told};
+use crate::support::{Scratch, os};
 
 const LOST: u8 = 1;
 const REMOVED: u8 = 2;
-
-fn os() -> Options {
-    Options::new().segment_bytes(64 << 10).durability(towpath::Durability::Os)
-}
 
 /// A hundred events, sealed by a crash, and one event behind them; or all in the newest segment, closed in good order.
 fn hundred(scratch: &Scratch, sealed: bool) -> PathBuf {

@@ -13,11 +13,7 @@ use towpath::{Commit, Durability, Error, NewEvent, Options, Query, Store, inspec
 use crate::support::child::{self, say};
 use crate::support::files::{self, FRAMES};
 use crate::support::told;
-use crate::support::{Scratch, small};
-
-fn os() -> Options {
-    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
-}
+use crate::support::{Scratch, os, small};
 
 fn event(payload: &[u8]) -> NewEvent<'_> {
     NewEvent::new("t", payload)

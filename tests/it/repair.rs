@@ -9,19 +9,14 @@ use proptest::prelude::*;
 use towpath::copies::{self, Repair};
 use towpath::inspect::{self, Depth};
 use towpath::{
-    Canal as _, Durability, Error, NewEvent, Options, Position, Query, Reason, Retention, Retry, Revision, Settlement,
-    Store,
+    Canal as _, Durability, Error, NewEvent, Options, Position, Query, Retention, Revision, Settlement, Store,
 };
 
 use crate::support::files;
 use crate::support::told::{self, Told};
-use crate::support::{Scratch, cases};
+use crate::support::{Scratch, cases, consume, os};
 
 const EVENTS: u64 = 300;
-
-fn os() -> Options {
-    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
-}
 
 /// Several segments, with a cursor that has come to 41, and a group with unsettled deliveries and a dead letter; closed in good
 /// order.
@@ -29,18 +24,7 @@ fn store(scratch: &Scratch) -> PathBuf {
     let store = os().open(scratch.store_path()).unwrap();
     for number in 1..=EVENTS {
         if number == 100 {
-            let mut cursor = store.cursor("reader").open().unwrap();
-            let batch = cursor.pull_batch(40, Duration::ZERO).unwrap();
-            cursor.settle(batch.last().unwrap(), Settlement::Done).unwrap();
-            cursor.flush().unwrap();
-            let group = store.group("mail").retry(Retry::never()).open().unwrap();
-            let mut member = group.member().unwrap();
-            let batch = member.pull_batch(9, Duration::ZERO).unwrap();
-            let deliveries: Vec<_> = batch.iter().collect();
-            let refused = Settlement::Reject { reason: Reason::Rejected, why: "no such plane".into() };
-            member.settle(deliveries[0].token(), Settlement::Done).unwrap();
-            member.settle(deliveries[1].token(), refused).unwrap();
-            member.flush().unwrap();
+            consume(&store);
         }
         let (stream, text) = (format!("cart-{}", number % 7), [number as u8; 1_000]);
         store.append(&stream, NewEvent::new("added", &text).tag("sku:tea")).unwrap();

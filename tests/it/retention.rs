@@ -7,28 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use towpath::{
-    Canal, Durability, Error, Expected, ManualClock, NewEvent, Options, Plan, Position, Query, Retention, Revision,
-    Start, Store, Timestamp, inspect,
+    Canal, Error, Expected, ManualClock, NewEvent, Plan, Position, Query, Retention, Revision, Start, Store, Timestamp,
+    inspect,
 };
 
 use crate::support::files;
-use crate::support::{Scratch, positions};
+use crate::support::orders::{PAYLOAD, fill};
+use crate::support::{Scratch, os, positions};
 
-/// Payloads are so large that a segment has room for some twenty.
-const PAYLOAD: [u8; 3_000] = [7; 3_000];
 const DAY: Duration = Duration::from_secs(86_400);
-
-fn os() -> Options {
-    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
-}
-
-/// Events of three streams in turn.
-fn fill(store: &Store, events: u64) {
-    for _ in 0..events {
-        let stream = format!("order-{}", store.head().get() % 3);
-        store.append(&stream, NewEvent::new("placed", &PAYLOAD)).unwrap();
-    }
-}
 
 fn newest(events: u64) -> Retention {
     Retention::new().max_events(events)

@@ -4,26 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use towpath::{
-    Canal, Counters, Durability, Error, ManualClock, Need, NewEvent, Options, Plan, Position, Query, Retention, Store,
-    Timestamp, inspect,
+    Canal, Counters, Error, ManualClock, Need, NewEvent, Plan, Position, Query, Retention, Store, Timestamp, inspect,
 };
 
 use crate::support::files;
-use crate::support::{Scratch, positions};
+use crate::support::orders::{PAYLOAD, fill};
+use crate::support::{Scratch, os, positions};
 
-const PAYLOAD: [u8; 3_000] = [7; 3_000];
 const DAY: Duration = Duration::from_secs(86_400);
-
-fn os() -> Options {
-    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
-}
-
-/// A segment has room for some twenty.
-fn fill(store: &Store, events: u64) {
-    for _ in 0..events {
-        store.append(&format!("order-{}", store.head().get() % 3), NewEvent::new("placed", &PAYLOAD)).unwrap();
-    }
-}
 
 /// What came of it once there is nothing more to seal or to let go of.
 fn told(store: &Store, is_it: impl Fn(&Plan, &Counters) -> bool) -> Plan {

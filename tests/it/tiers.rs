@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use towpath::{Commit, Durability, Error, NewEvent, Options, Query, Revision, Store, inspect};
+use towpath::{Commit, Error, NewEvent, Query, Revision, Store, inspect};
 
-use crate::support::Scratch;
 use crate::support::files;
 use crate::support::told::{self, Told};
+use crate::support::{Scratch, os};
 
 /// Sealed segments of the store that the tests ask: one tier of 64, two of 8, and three that are not merged.
 const SEALED: u64 = 64 + 2 * 8 + 3;
@@ -17,10 +17,6 @@ const MERGED: u64 = 1 + 2 + 3;
 
 /// Payloads are so large that a segment has room for a few dozen.
 const PAYLOAD: usize = 3_000;
-
-fn os() -> Options {
-    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
-}
 
 /// Tags that every segment has.
 fn shared() -> impl Iterator<Item = (u64, String)> {

@@ -11,7 +11,8 @@ use towpath::{
     Settlement, Store, Transact as _,
 };
 
-use crate::{ROUND, Random, STORE, child, command, kills_and_seed, run_and_kill, say, scratch};
+use crate::random::Random;
+use crate::{ROUND, STORE, child, command, kills_and_seed, run_and_kill, say, scratch};
 
 const TEST: &str = "groups::a_killed_process_settles_nothing_twice_and_loses_no_delivery";
 const WORK: &str = "work";

@@ -4,6 +4,8 @@
 //! `TOWPATH_SEED` takes it.
 
 mod groups;
+#[path = "../it/support/random.rs"]
+mod random;
 mod reactors;
 mod retention;
 mod writer;
@@ -11,6 +13,9 @@ mod writer;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use towpath::{Canal as _, Settlement, Store};
 
 const STORE: &str = "TOWPATH_KILLS_STORE";
 const ROUND: &str = "TOWPATH_KILLS_ROUND";
@@ -49,6 +54,18 @@ fn say(what: impl std::fmt::Display) {
     out.flush().unwrap();
 }
 
+/// One thread of a child: reads for ever, keeps a checkpoint, and says it.
+fn read_and_say(store: &Store, consumer: &str) {
+    let mut cursor = store.cursor(consumer).open().unwrap();
+    loop {
+        let batch = cursor.pull_batch(50, Duration::from_secs(1)).unwrap();
+        let Some(token) = batch.last() else { continue };
+        cursor.settle(token, Settlement::Done).unwrap();
+        cursor.flush().unwrap();
+        say(format!("C {}", cursor.checkpoint()));
+    }
+}
+
 /// Runs a child, kills it once it has said so many things, and gives everything that it said.
 fn run_and_kill(test: &str, store: &Path, round: u64, lines: u64) -> Vec<String> {
     let mut child = command(test, store, &round.to_string()).stdout(Stdio::piped()).spawn().unwrap();
@@ -73,16 +90,4 @@ fn run_and_kill(test: &str, store: &Path, round: u64, lines: u64) -> Vec<String>
     let status = child.wait().unwrap();
     assert!(killed && status.code().is_none(), "round {round}: the child ended by itself: {status}");
     heard
-}
-
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }

@@ -10,7 +10,8 @@ use towpath::{
     Retry, Stop, Store,
 };
 
-use crate::{Random, child, kills_and_seed, run_and_kill, say, scratch};
+use crate::random::Random;
+use crate::{child, kills_and_seed, run_and_kill, say, scratch};
 
 const TEST: &str = "reactors::what_reactors_answer_appears_once_however_they_are_killed";
 

@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use towpath::{
-    Canal as _, Durability, Error, NewEvent, Options, Position, Query, Retention, Revision, Settlement, Store, inspect,
-};
+use towpath::{Durability, Error, NewEvent, Options, Position, Query, Retention, Revision, Store, inspect};
 
-use crate::{Random, child, kills_and_seed, run_and_kill, say, scratch};
+use crate::random::Random;
+use crate::{child, kills_and_seed, read_and_say, run_and_kill, say, scratch};
 
 const TEST: &str =
     "retention::a_process_killed_while_it_lets_go_of_old_events_keeps_what_it_is_to_keep_and_nothing_else";
@@ -101,16 +100,7 @@ fn retain_until_killed(path: &Path, round: u64) {
                 }
             }
         });
-        scope.spawn(|| {
-            let mut cursor = store.cursor(CONSUMER).open().unwrap();
-            loop {
-                let batch = cursor.pull_batch(50, Duration::from_secs(1)).unwrap();
-                let Some(token) = batch.last() else { continue };
-                cursor.settle(token, Settlement::Done).unwrap();
-                cursor.flush().unwrap();
-                say(format!("C {}", cursor.checkpoint()));
-            }
-        });
+        scope.spawn(|| read_and_say(&store, CONSUMER));
         scope.spawn(|| {
             loop {
                 say("B");

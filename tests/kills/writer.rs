@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use towpath::{Canal as _, Commit, Durability, Error, NewEvent, Options, Position, Query, Settlement, Store};
+use towpath::{Commit, Durability, Error, NewEvent, Options, Position, Query, Store};
 
-use crate::{Random, child, kills_and_seed, run_and_kill, say, scratch};
+use crate::random::Random;
+use crate::{child, kills_and_seed, read_and_say, run_and_kill, say, scratch};
 
 const TEST: &str = "writer::a_killed_writer_loses_nothing_that_it_acknowledged";
 const BLOCKING: u64 = 2;
@@ -92,16 +93,7 @@ fn write_until_killed(path: &Path, round: u64) {
                 }
             }
         });
-        scope.spawn(|| {
-            let mut cursor = store.cursor(CONSUMER).open().unwrap();
-            loop {
-                let batch = cursor.pull_batch(50, Duration::from_secs(1)).unwrap();
-                let Some(token) = batch.last() else { continue };
-                cursor.settle(token, Settlement::Done).unwrap();
-                cursor.flush().unwrap();
-                say(format!("C {}", cursor.checkpoint()));
-            }
-        });
+        scope.spawn(|| read_and_say(&store, CONSUMER));
     });
 }
 

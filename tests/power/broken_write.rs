@@ -14,8 +14,9 @@ use towpath::{Event, NewEvent, Options, Query, Store};
 
 use crate::cuts::Manner;
 use crate::machine::{Format, Machine};
+use crate::random::Random;
 use crate::stories::{Marks, marked, wrong};
-use crate::{Random, roles, seed, states};
+use crate::{roles, seed, states};
 
 /// How many events each of the two runs writes, if it can.
 const EVENTS: u64 = 50;

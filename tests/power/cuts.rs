@@ -1,7 +1,7 @@
 //! The states that a power cut may leave behind.
 
-use crate::Random;
 use crate::log::{Entry, Log};
+use crate::random::Random;
 
 /// The smallest piece that a disk writes whole.
 const SECTOR: usize = 512;

@@ -16,6 +16,8 @@ mod cuts;
 mod disk;
 mod log;
 mod machine;
+#[path = "../it/support/random.rs"]
+mod random;
 mod roles;
 mod stories;
 mod survival;
@@ -31,16 +33,4 @@ fn seed() -> u64 {
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
-}
-
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }

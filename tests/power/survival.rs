@@ -7,10 +7,11 @@ use std::time::Instant;
 use crate::cuts::{Manner, State};
 use crate::log::Log;
 use crate::machine::{Format, Machine};
+use crate::random::Random;
 #[cfg(feature = "sink-file")]
 use crate::stories::forward;
 use crate::stories::{Marks, Story, append, commits, group, retain, roll};
-use crate::{Random, roles, seed, states};
+use crate::{roles, seed, states};
 
 /// How many cuts a recovery that was recorded is good for.
 const CUTS_A_RECOVERY: u64 = 6;

@@ -5,6 +5,8 @@ pub(crate) mod files;
 pub(crate) mod helper;
 #[cfg(feature = "sink-http")]
 pub(crate) mod http_server;
+pub(crate) mod orders;
+pub(crate) mod random;
 #[cfg(any(feature = "sink-http", feature = "sink-kafka", feature = "sink-redis"))]
 pub(crate) mod records;
 #[cfg(feature = "sink-redis")]
@@ -15,8 +17,9 @@ pub(crate) mod told;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use towpath::{Durability, Event, NewEvent, Options, Reader, Store};
+use towpath::{Canal as _, Durability, Event, NewEvent, Options, Reader, Reason, Retry, Settlement, Store};
 
 /// A directory of its own for one test, removed at its end.
 #[derive(Debug)]
@@ -77,6 +80,27 @@ impl Drop for Scratch {
 /// Options for small segments.
 pub(crate) fn small() -> Options {
     Options::new().segment_bytes(128 << 10)
+}
+
+/// Options for the smallest segments, for tests that prove nothing about disks.
+pub(crate) fn os() -> Options {
+    Options::new().segment_bytes(64 << 10).durability(Durability::Os)
+}
+
+/// Has a cursor, `reader`, come to position 41, and a group, `mail`, with unsettled deliveries and a dead letter.
+pub(crate) fn consume(store: &Store) {
+    let mut cursor = store.cursor("reader").open().unwrap();
+    let batch = cursor.pull_batch(40, Duration::ZERO).unwrap();
+    cursor.settle(batch.last().unwrap(), Settlement::Done).unwrap();
+    cursor.flush().unwrap();
+    let group = store.group("mail").retry(Retry::never()).open().unwrap();
+    let mut member = group.member().unwrap();
+    let batch = member.pull_batch(9, Duration::ZERO).unwrap();
+    let deliveries: Vec<_> = batch.iter().collect();
+    let refused = Settlement::Reject { reason: Reason::Rejected, why: "no such plane".into() };
+    member.settle(deliveries[0].token(), Settlement::Done).unwrap();
+    member.settle(deliveries[1].token(), refused).unwrap();
+    member.flush().unwrap();
 }
 
 /// A plain event with a text.
