@@ -6,7 +6,7 @@ use crate::format::control::Control;
 use crate::format::{limits, names};
 use crate::id::{Position, Timestamp};
 use crate::log::state::State;
-use crate::log::walk;
+use crate::log::walk::latest;
 use crate::store::Store;
 use crate::sync::guard;
 use crate::writer::commit::Commit;
@@ -107,7 +107,7 @@ impl Store {
         let mut consumers: Vec<Consumer> = state.checkpoints.iter().map(cursor).collect();
         for (name, ledger) in &state.groups {
             let log = &self.inner.log;
-            let letters = log.costs.of(|| walk::standing_seen(log, &format!("{STREAMS}{name}"), self.head()))?;
+            let letters = log.costs.of(|| latest::standing_seen(log, &format!("{STREAMS}{name}"), self.head()))?;
             let letters = letters.revision.get();
             let ledger = guard(ledger);
             let in_flight = ledger.rows.iter().filter(|row| row.claim > 0).count() as u64;

@@ -12,7 +12,7 @@ use crate::event::query::Query;
 use crate::format::control::Control;
 use crate::format::names;
 use crate::id::Position;
-use crate::log::walk;
+use crate::log::walk::lookup;
 use crate::store::Store;
 use crate::sync::guard;
 use crate::sync::owners::{Owned, Told};
@@ -396,7 +396,7 @@ pub(super) fn resolve(store: &Store, start: Start) -> Result<Position> {
         Start::Beginning => store.oldest(),
         Start::End => head.next(),
         Start::At(position) => position.max(Position::new(1)),
-        Start::Time(time) => walk::at_time(&store.inner.log, time)?,
+        Start::Time(time) => lookup::at_time(&store.inner.log, time)?,
     })
 }
 

@@ -23,7 +23,7 @@ use crate::log::recover::open_reader;
 use crate::log::removals::Removals;
 use crate::log::scan::unknown_record;
 use crate::log::state::State;
-use crate::log::walk;
+use crate::log::walk::latest;
 use crate::segment::disk::{Directory, Disk, RealDisk};
 use crate::segment::map::Access;
 use crate::segment::{Segment, after};
@@ -195,7 +195,7 @@ fn removals(log: &Log, cut: &Cut, part: &Part) -> Result<Removals> {
     let mut removals = Removals::default();
     let (now, until) = (log.removals().unwrap_or_default(), cut.next.previous());
     for (stream, gone) in now.streams() {
-        let head = walk::standing_seen(log, stream, until)?.traced.get();
+        let head = latest::standing_seen(log, stream, until)?.traced.get();
         let then = gone.stretches().filter(|(first, _)| *first <= head);
         let then: Vec<_> = then.map(|(first, last)| (first, last.min(head))).collect();
         if !then.is_empty() {
@@ -218,7 +218,7 @@ fn removals(log: &Log, cut: &Cut, part: &Part) -> Result<Removals> {
         if before == 0 {
             continue;
         }
-        let (stood, is_kept) = walk::traced(log, &stream, until)?;
+        let (stood, is_kept) = latest::traced(log, &stream, until)?;
         // Some of it may have been taken out behind the position: no more than was taken out before it counts.
         let most = if was_let_go && !is_kept { before } else { before.min(stood.get() + taken_out) };
         if most > stood.get() {

@@ -14,7 +14,7 @@ use crate::log::parts::Part;
 use crate::log::removals::Removals;
 use crate::log::rewrite::{Going, Progress, Rewrite, not_whole};
 use crate::log::tiers::search::Search;
-use crate::log::walk;
+use crate::log::walk::latest;
 
 /// What purging took out of a store: [`Store::purge`](crate::Store::purge).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Purge {
         let mut going = Going { removals: removals.clone(), ..Going::default() };
         let mut left = Vec::new();
         for (stream, gone) in removals.streams() {
-            let head = walk::standing(&log, stream, log.head())?.revision;
+            let head = latest::standing(&log, stream, log.head())?.revision;
             if gone.contains(head.get()) {
                 going.heads.insert(stream.to_owned(), head);
             }
@@ -139,7 +139,7 @@ impl Purge {
 fn is_known_by_heads(log: &Log, stream: &str, gone: &Ranges) -> Result<bool> {
     let stood = log.stood(stream)?;
     let is_told = stood.is_gone || !gone.contains(stood.revision.get());
-    let traced = walk::standing(log, stream, log.head())?.traced;
+    let traced = latest::standing(log, stream, log.head())?.traced;
     let goes_on_behind = gone.stretches().last().is_none_or(|(_, last)| last <= traced.get());
     Ok(goes_on_behind && (is_told || traced != stood.revision))
 }

@@ -9,7 +9,8 @@ use crate::log::Log;
 use crate::log::cost::{ReadCost, counted};
 use crate::log::event::Event;
 use crate::log::terms::Filter;
-use crate::log::walk::{self, Place, Step, Walk, WalkBack};
+use crate::log::walk::back::WalkBack;
+use crate::log::walk::{Place, Step, Walk, lookup};
 use crate::segment::Segment;
 
 /// An iterator over stored events, up to the head at the time it was made.
@@ -297,7 +298,7 @@ impl Reader {
     fn at_time(&mut self) -> Result<Position> {
         let Some(time) = self.since else { return Ok(Position::START) };
         let mut cost = ReadCost::default();
-        let first = counted(&mut cost, || walk::at_time(&self.log, time));
+        let first = counted(&mut cost, || lookup::at_time(&self.log, time));
         self.cost += cost;
         self.log.costs.add(cost);
         first

@@ -27,7 +27,7 @@ use crate::log::event::Event;
 use crate::log::reader::Reader;
 use crate::log::recover::Recovery;
 use crate::log::terms::Filter;
-use crate::log::walk::{self, Step};
+use crate::log::walk::{Step, latest, lookup};
 use crate::log::{Log, parts::Part};
 use crate::sync::gate::Crowd;
 use crate::sync::owners::Owners;
@@ -233,7 +233,7 @@ impl Store {
         if position < log.oldest() {
             return Err(Error::Expired { asked: position, oldest: log.oldest() });
         }
-        match log.costs.of(|| walk::at(log, position))? {
+        match log.costs.of(|| lookup::at(log, position))? {
             Some((part, Step::Event { offset, len, .. })) => Ok(Some(owned(&part, offset, len))),
             Some((_, Step::Damaged(damage))) => Err(Error::Damaged(*damage)),
             None => Ok(None),
@@ -249,7 +249,7 @@ impl Store {
             return Ok(None);
         }
         let (log, head) = (&self.inner.log, self.head_now()?);
-        match log.costs.of(|| walk::by_revision(log, stream, revision, head))? {
+        match log.costs.of(|| lookup::by_revision(log, stream, revision, head))? {
             Some((part, Step::Event { offset, len, .. })) => Ok(Some(owned(&part, offset, len))),
             Some((_, Step::Damaged(damage))) => Err(Error::Damaged(*damage)),
             None => Ok(None),
@@ -267,7 +267,7 @@ impl Store {
             EventId::Place { .. } => Ok(None),
             EventId::Own(id) => {
                 let (log, head) = (&self.inner.log, self.head_now()?);
-                let found = log.costs.of(|| walk::latest(log, Kind::Id, &id.to_be_bytes(), head))?;
+                let found = log.costs.of(|| latest::latest(log, Kind::Id, &id.to_be_bytes(), head))?;
                 Ok(found.map(|(part, offset, len)| owned(&part, offset, len)))
             }
         }

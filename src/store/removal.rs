@@ -13,7 +13,7 @@ use crate::log::event::Event;
 use crate::log::ledger::ranges::Ranges;
 use crate::log::purge::Purged;
 use crate::log::removals::BYTES_A_STRETCH;
-use crate::log::walk;
+use crate::log::walk::latest;
 use crate::store::Store;
 use crate::writer::commit::Commit;
 
@@ -144,7 +144,7 @@ impl Store {
         names::check_users("stream name", stream)?;
         self.writer()?.check_may_wait()?;
         let log = &self.inner.log;
-        Ok(log.costs.of(|| walk::standing(log, stream, log.head()))?.revision)
+        Ok(log.costs.of(|| latest::standing(log, stream, log.head()))?.revision)
     }
 
     fn removals_size(&self) -> usize {

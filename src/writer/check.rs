@@ -12,7 +12,8 @@ use crate::format::term::{Kind, Term};
 use crate::id::{Position, Revision};
 use crate::log::Log;
 use crate::log::terms::Filter;
-use crate::log::walk::{self, Standing, Step, Walk};
+use crate::log::walk::latest::{self, Standing};
+use crate::log::walk::{Step, Walk};
 use crate::segment::after;
 use crate::sync::primitive::thread_local;
 use crate::writer::commit::Conditions;
@@ -115,10 +116,10 @@ impl Turn {
         match (found, since.min(unwritten.from).previous()) {
             (Some(revision), _) => Ok(Standing { revision, ..Standing::default() }),
             (None, Position::START) => Ok(Standing::default()),
-            (None, until) => match log.costs.of(|| walk::standing(log, stream, until)) {
+            (None, until) => match log.costs.of(|| latest::standing(log, stream, until)) {
                 // A group that cannot write a dead letter would stop for good: there a revision is rather left out.
                 Err(Error::Damaged(_)) if stream.starts_with(names::OWN) => {
-                    log.costs.of(|| walk::standing_seen(log, stream, until))
+                    log.costs.of(|| latest::standing_seen(log, stream, until))
                 }
                 found => found,
             },

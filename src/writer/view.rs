@@ -13,7 +13,7 @@ use crate::log::Log;
 use crate::log::parts::Part;
 use crate::log::reader::Reader;
 use crate::log::terms::Filter;
-use crate::log::walk;
+use crate::log::walk::latest;
 
 /// The events of a commit that is about to be written.
 #[derive(Debug)]
@@ -114,13 +114,13 @@ impl<'a> View<'a> {
 
 /// The first event of the latest commit with an idempotency key. One that was lost with its key may be written again.
 pub(crate) fn with_key(log: &Log, key: &str, until: Position) -> Result<Option<(Arc<Part>, u64, u32)>> {
-    let latest = log.costs.of(|| walk::latest_seen(log, Kind::Key, key.as_bytes(), until))?;
+    let latest = log.costs.of(|| latest::latest_seen(log, Kind::Key, key.as_bytes(), until))?;
     Ok(latest.unless_damaged()?.sound)
 }
 
 /// Where a stream stands at `until`, by asking the indexes. One whose events are all gone does not exist.
 pub(crate) fn revision(log: &Log, stream: &str, until: Position) -> Result<Revision> {
-    let standing = log.costs.of(|| walk::standing(log, stream, until))?;
+    let standing = log.costs.of(|| latest::standing(log, stream, until))?;
     Ok(if standing.is_gone { Revision::ABSENT } else { standing.revision })
 }
 

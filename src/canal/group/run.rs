@@ -15,7 +15,7 @@ use crate::log::ledger::Ledger;
 use crate::log::ledger::rows::Row;
 use crate::log::parts::Part;
 use crate::log::terms::Filter;
-use crate::log::walk::{self, Step, Walk};
+use crate::log::walk::{Step, Walk, lookup};
 use crate::store::Store;
 use crate::sync::guard;
 use crate::sync::owners::Told;
@@ -339,7 +339,7 @@ pub(super) enum Missing {
 /// Where an event stands, or why it does not.
 pub(super) fn fetch(store: &Store, position: u64) -> Result<Found> {
     let log = &store.inner.log;
-    match log.costs.of(|| walk::at(log, Position::new(position)))? {
+    match log.costs.of(|| lookup::at(log, Position::new(position)))? {
         Some((part, Step::Event { offset, len, .. })) => Ok(Ok((part, offset, len))),
         Some((_, Step::Damaged(damage))) => Ok(Err(Missing::Damaged(*damage))),
         None if Position::new(position) >= store.oldest() => Ok(Err(Missing::Removed)),
