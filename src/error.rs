@@ -164,9 +164,12 @@ pub enum Error {
     /// Only [`Durability::Os`](crate::Durability::Os), `Every`, and what had not been acknowledged yet can come to this. Lasting: drop
     /// what came behind `kept`, open the store again, and go on there.
     #[error(
-        "events behind position {kept} were withdrawn, up to {seen}: they were lost in a crash; drop them and open the store again"
+        "in {} events behind position {kept} were withdrawn, up to {seen}: they were lost in a crash; drop them and open the store again",
+        path.display()
     )]
     Withdrawn {
+        /// The store.
+        path: PathBuf,
         /// The last position that was known here.
         seen: Position,
         /// The last position that still is what it was.

@@ -592,7 +592,8 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
                 let store = segment.header.store;
                 let next = found.next;
                 let durable = progress.map_or(found.durable, |progress| progress.durable);
-                let shown = Arc::new(Shown::new(seen, next.previous().max(segment.first().previous())));
+                let known = next.previous().max(segment.first().previous());
+                let shown = Arc::new(Shown::new(directory.path().to_owned(), seen, known));
                 let parts = Parts::new(directory.clone(), Access::Read, firsts, Part::new(Arc::new(segment)));
                 let parts = parts.shown_by(shown.clone());
                 let log = assemble(directory, store, parts, next, found.state, Side::Reader(shown))?;

@@ -1,5 +1,7 @@
 //! What a reader was shown by writers in other processes, and whether the log still holds it.
 
+use std::path::PathBuf;
+
 use crate::error::{Error, Result};
 use crate::id::Position;
 use crate::log::lock::{Progress, Seen};
@@ -11,6 +13,8 @@ use crate::sync::primitive::atomic::{AtomicU64, Ordering};
 /// Follows the lock file. A recovery that keeps less than was shown here ends it for good.
 #[derive(Debug)]
 pub(crate) struct Shown {
+    /// The store.
+    path: PathBuf,
     /// `None`: there is no lock file.
     lock: Mutex<Option<Seen>>,
     /// The last position that is known here.
@@ -22,10 +26,11 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    /// For a reader that has read up to `seen`.
-    pub(crate) fn new(lock: Option<Seen>, seen: Position) -> Self {
+    /// For a reader of the store in `path` that has read up to `seen`.
+    pub(crate) fn new(path: PathBuf, lock: Option<Seen>, seen: Position) -> Self {
         let removals = AtomicU64::new(lock.as_ref().map_or(0, Seen::removals));
-        Self { lock: Mutex::new(lock), seen: AtomicU64::new(seen.get()), kept: AtomicU64::new(u64::MAX), removals }
+        let (seen, kept) = (AtomicU64::new(seen.get()), AtomicU64::new(u64::MAX));
+        Self { path, lock: Mutex::new(lock), seen, kept, removals }
     }
 
     /// Whether a writer held the store when this was opened.
@@ -77,7 +82,7 @@ impl Shown {
             u64::MAX => Ok(()),
             kept => {
                 let seen = Position::new(self.seen.load(Ordering::Acquire));
-                Err(Error::Withdrawn { seen, kept: Position::new(kept) })
+                Err(Error::Withdrawn { path: self.path.clone(), seen, kept: Position::new(kept) })
             }
         }
     }

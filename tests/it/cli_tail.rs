@@ -139,6 +139,7 @@ fn tail_ends_when_what_it_printed_was_lost_in_a_crash() {
     let (status, said) = tail.ends();
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains(&format!("behind position {} were withdrawn, up to {head}", head - 30)), "{said}");
+    assert!(said.starts_with(&format!("towpath: in {STORE} ")), "{said}");
     // The next one begins with what is there now, and is not told.
     let tail = Tail::start(&scratch);
     tail.prints(head - 30..=head - 30);

@@ -102,7 +102,7 @@ fn a_reader_does_not_wait_for_ever_for_a_recovery_that_is_stopped() {
     assert_eq!(reader.head(), last, "what is published meanwhile may be of the log before");
     files::overwrite(&lock, 2096, &6u64.to_le_bytes());
     // That recovery kept nothing of what the reader saw, as the slot says, which is zero.
-    assert!(matches!(reader.event(last), Err(Error::Withdrawn { seen, kept }) if (seen, kept.get()) == (last, 0)));
+    assert!(matches!(reader.event(last), Err(Error::Withdrawn { seen, kept, .. }) if (seen, kept.get()) == (last, 0)));
     assert_eq!(Store::open_read_only(&path).unwrap().head(), later);
     store.close().unwrap();
 }

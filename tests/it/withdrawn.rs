@@ -73,8 +73,9 @@ impl Beside {
 
     /// Says what it is told, which has to be the same whatever is asked for.
     fn is_told(&mut self) -> Option<(u64, u64)> {
+        let path = self.store.path().to_owned();
         let seen = |error| match error {
-            Error::Withdrawn { seen, kept } => Some((seen.get(), kept.get())),
+            Error::Withdrawn { path: of, seen, kept } if of == path => Some((seen.get(), kept.get())),
             error => panic!("{error}"),
         };
         let told = self.pull().err().and_then(seen);
@@ -255,7 +256,7 @@ fn keep_what_is_handed(path: &Path, drops: bool, done: &OnceLock<u64>) -> (Vec<(
                         return (held, told);
                     }
                 }
-                Err(Error::Withdrawn { seen, kept }) => {
+                Err(Error::Withdrawn { seen, kept, .. }) => {
                     assert!(seen > kept && (!drops || seen.get() >= held.len() as u64));
                     held.truncate(if drops { kept.get() as usize } else { held.len() });
                     told += 1;
