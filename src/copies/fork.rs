@@ -148,13 +148,18 @@ fn fill(
     let mut whole: Vec<Position> = log.parts.firsts().into_iter().filter(|first| *first <= upto).collect();
     let last = log.parts.of(upto)?;
     whole.pop();
-    for (done, first) in whole.iter().enumerate() {
+    let (first, cut) = (last.segment.first(), cut_at(&last, position)?);
+    let (mut done, mut total) = (0, cut.end);
+    for first in &whole {
+        total += log.parts.of(*first)?.segment.written();
+    }
+    for first in &whole {
         let part = log.parts.of(*first)?;
         put.segment(*first, part.segment.written())?;
         put.index(&part)?;
-        progress(Progress { done: done as u64 + 1, total: whole.len() as u64 + 1 });
+        done += part.segment.written();
+        progress(Progress { done, total });
     }
-    let (first, cut) = (last.segment.first(), cut_at(&last, position)?);
     let mut firsts = whole.clone();
     let mut previous = last.segment.header.previous;
     // Without an event all that counts of it is how consumers stood.
@@ -186,7 +191,7 @@ fn fill(
     out.head(&records, &firsts, created)?;
     out.finish(to)?;
     to.sync()?;
-    progress(Progress { done: 1, total: 1 });
+    progress(Progress { done: total, total });
     Ok((cut.next.previous(), put.files))
 }
 

@@ -68,6 +68,19 @@ fn events(store: &Store) -> Vec<Told> {
     all
 }
 
+#[test]
+fn how_far_a_fork_has_come_is_told_in_bytes() {
+    let scratch = Scratch::in_memory();
+    let (store, _) = lived(&scratch);
+    let mut told = Vec::new();
+    let to = scratch.path().join("fork");
+    copies::fork(store.path(), &to, store.head(), |progress| told.push((progress.done, progress.total))).unwrap();
+    let (_, total) = told[0];
+    assert!(told.len() > 3 && told.is_sorted() && told.iter().all(|step| step.1 == total), "{told:?}");
+    let bytes: u64 = files::segments(&to).iter().map(|segment| fs::metadata(segment).unwrap().len()).sum();
+    assert!(told.last() == Some(&(total, total)) && total <= bytes && total > 260 * 900, "{told:?} of {bytes}");
+}
+
 /// At the first and the last, around the places where segments follow each other, and some in between.
 #[test]
 fn a_fork_has_the_history_up_to_its_position_and_consumers_as_they_stood_then() {
