@@ -944,11 +944,17 @@ fn doctor_tells_how_a_store_stands_and_what_to_look_at() {
         let all = told["findings"].as_array().unwrap().iter().map(|found| found["about"].as_str().unwrap().to_owned());
         all.filter(|about| !places.contains(&&about[..])).collect()
     };
+    let has_remedies = |told: &Value| {
+        let mut findings = told["findings"].as_array().unwrap().iter();
+        findings.all(|found| found["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()))
+    };
+    assert!(has_remedies(&object), "{object}");
     assert_eq!(about(&object), ["dead letters"]);
     let object: Value =
         serde_json::from_str(&run(&scratch, &["doctor", STORE, "--json", "--behind", "1", "--older", "0"]).out)
             .unwrap();
     assert_eq!(about(&object), ["consumer", "consumer", "dead letters"]);
+    assert!(has_remedies(&object), "{object}");
     assert!(files::snapshot(scratch.path()) == before, "it changes nothing");
 
     drop((member, group));
@@ -958,6 +964,8 @@ fn doctor_tells_how_a_store_stands_and_what_to_look_at() {
     let told = run(&scratch, &["doctor", STORE]).out;
     assert!(told.contains("closed it in good order") && told.contains("would cost nothing"), "{told}");
     assert!(told.contains(&format!("modes: {} has mode 0644", files::name(&segment))), "{told}");
+    let remedy = told.lines().find_map(|line| line.split_once("chmod go= ")).map(|(_, file)| file);
+    assert_eq!(remedy, Some(format!("{STORE}/{}", files::name(&segment)).as_str()), "{told}");
     run(&scratch, &["doctor", "nowhere"]).says(2, "nowhere");
 }
 
@@ -980,6 +988,7 @@ fn a_fork_is_made_at_a_position() {
     store_of_five(&scratch);
     let made = run(&scratch, &["fork", STORE, "other", "--at", "3", "--json"]).ends(0).object();
     assert_eq!((&made["head"], &made["damage"]), (&3.into(), &Value::Array(Vec::new())));
+    assert_eq!(names(&made), ["bytes_copied", "copied", "damage", "head", "shared", "store"]);
     run(&scratch, &["verify", "other", "--deep"]).ends(0);
     run(&scratch, &["append", "other", "cart-1", "item added", "{}"]).ends(0);
     assert_eq!(positions(&scratch).len(), 5);
@@ -1030,7 +1039,9 @@ fn a_backup_is_made_brought_up_to_date_and_restored() {
     assert!(run(&scratch, &["backup", STORE, "backup", "--verify"]).ends(0).out.starts_with("backup up to position 6"));
     store.close().unwrap();
     let cat = |dir: &str| run(&scratch, &["cat", dir]).ends(0).out;
-    assert_eq!(run(&scratch, &["restore", "backup", "again", "--json"]).ends(0).object()["store"], made["store"]);
+    let restored = run(&scratch, &["restore", "backup", "again", "--json"]).ends(0).object();
+    assert_eq!(restored["store"], made["store"]);
+    assert_eq!(names(&restored), ["bytes_copied", "copied", "damage", "head", "kept", "shared", "store"]);
     assert_eq!(cat("again"), cat(STORE));
     run(&scratch, &["restore", "backup", "again"]).says(2, "not empty");
     run(&scratch, &["backup", STORE, "again/in/there"]).says(2, "could not open");

@@ -17,11 +17,15 @@ use crate::verify::Damaged;
 struct Made<'a> {
     store: String,
     head: u64,
-    kept: u64,
+    /// Of a fork nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<u64>,
     shared: u64,
     copied: u64,
     bytes_copied: u64,
-    resumed: bool,
+    /// Only of a backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resumed: Option<bool>,
     damage: Vec<Damaged<'a>>,
 }
 
@@ -40,7 +44,7 @@ pub(crate) fn run(args: &Backup, out: &mut Out) -> Result<Answer> {
     if made.resumed && !out.is_json() {
         out.line("an earlier backup was cut short; this one used what it had left")?;
     }
-    tell("backup", made.store, made.head, made.files, made.resumed, &damage, out)
+    tell("backup", made.store, made.head, made.files, Some(made.resumed), &damage, out)
 }
 
 pub(crate) fn restore(args: &Restore, out: &mut Out) -> Result<Answer> {
@@ -48,12 +52,15 @@ pub(crate) fn restore(args: &Restore, out: &mut Out) -> Result<Answer> {
     let made = copies::restore(&args.from, &args.to, |progress| show(&bar, progress));
     bar.finish_and_clear();
     let made = made.map_err(nothing_made)?;
-    tell("store", made.store, made.head, made.files, false, &made.damage, out)
+    tell("store", made.store, made.head, made.files, None, &made.damage, out)
 }
 
 pub(crate) fn fork(args: &Fork, out: &mut Out) -> Result<Answer> {
-    let made = copies::fork(&args.dir, &args.to, Position::new(args.at), |_| {}).map_err(nothing_made)?;
-    tell("fork", made.store, made.head, made.files, false, &made.damage, out)
+    let bar = out.bar(0);
+    let made = copies::fork(&args.dir, &args.to, Position::new(args.at), |progress| show(&bar, progress));
+    bar.finish_and_clear();
+    let made = made.map_err(nothing_made)?;
+    tell("fork", made.store, made.head, made.files, None, &made.damage, out)
 }
 
 /// A store that is damaged so that no copy can be made of it is no answer about a copy.
@@ -74,11 +81,12 @@ fn tell(
     store: StoreId,
     head: Position,
     files: Files,
-    resumed: bool,
+    resumed: Option<bool>,
     damage: &[Damage],
     out: &mut Out,
 ) -> Result<Answer> {
     let Files { kept, shared, copied, bytes_copied, .. } = files;
+    let kept = (what != "fork").then_some(kept);
     if out.is_json() {
         let (store, head) = (store.to_string(), head.get());
         let damage = damage.iter().map(Damaged::of).collect();
@@ -87,9 +95,11 @@ fn tell(
         for damage in damage {
             out.line(&damage.to_string())?;
         }
-        out.line(&format!(
-            "{what} up to position {head}: {kept} files kept, {shared} shared, {copied} copied ({bytes_copied} bytes)"
-        ))?;
+        let files = match kept {
+            Some(kept) => format!("{kept} files kept, {shared} shared"),
+            None => format!("{shared} files shared"),
+        };
+        out.line(&format!("{what} up to position {head}: {files}, {copied} copied ({bytes_copied} bytes)"))?;
     }
     Ok(if damage.is_empty() { Answer::Good } else { Answer::NotGood })
 }

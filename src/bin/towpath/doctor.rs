@@ -60,6 +60,8 @@ struct Row {
 struct Finding {
     about: &'static str,
     what: String,
+    /// What to do about it.
+    remedy: String,
 }
 
 pub(crate) fn run(args: &Doctor, out: &mut Out) -> Result<Answer> {
@@ -72,7 +74,7 @@ pub(crate) fn run(args: &Doctor, out: &mut Out) -> Result<Answer> {
         findings.extend(about_consumer(&row, args, now));
         rows.push(row);
     }
-    findings.extend(about_place(&around));
+    findings.extend(about_place(&around, args));
     let ok = findings.is_empty();
     if out.is_json() {
         out.object(&told(&around, &rows, &findings))?;
@@ -104,7 +106,17 @@ fn about_consumer(row: &Row, args: &Doctor, now: Timestamp) -> Vec<Finding> {
     let Row { name, lag, in_flight, dead, .. } = row;
     let mut findings = Vec::new();
     if *lag >= args.behind {
-        findings.push(Finding { about: "consumer", what: format!("{name:?} is {lag} positions behind the head") });
+        let remedy = match row.paused {
+            true => format!("`towpath consumers resume` has {name:?} go on"),
+            false => "see whether what consumes runs, and keeps up; what needs nothing of that can go on at the end: \
+                      `towpath consumers reset`"
+                .to_owned(),
+        };
+        findings.push(Finding {
+            about: "consumer",
+            what: format!("{name:?} is {lag} positions behind the head"),
+            remedy,
+        });
     }
     let age = row.oldest_handed_out.0.map(|at| since(at, now)).filter(|age| *age > Duration::from_secs(args.older));
     if let Some(age) = age {
@@ -113,11 +125,13 @@ fn about_consumer(row: &Row, args: &Doctor, now: Timestamp) -> Vec<Finding> {
              or their leases end",
             age.as_secs()
         );
-        findings.push(Finding { about: "consumer", what });
+        let remedy = "`towpath pending` lists them; see what keeps that process from settling them".to_owned();
+        findings.push(Finding { about: "consumer", what, remedy });
     }
     if *dead > 0 {
         let what = format!("{dead} of {name:?} stand; `towpath dead ls` shows them");
-        findings.push(Finding { about: "dead letters", what });
+        let remedy = "`towpath dead redrive` has them handled again, `towpath dead drop` forgets them".to_owned();
+        findings.push(Finding { about: "dead letters", what, remedy });
     }
     findings
 }
@@ -126,22 +140,28 @@ fn since(earlier: Timestamp, now: Timestamp) -> Duration {
     Duration::from_nanos(now.as_nanos().saturating_sub(earlier.as_nanos()))
 }
 
-fn about_place(around: &Surroundings) -> Vec<Finding> {
+fn about_place(around: &Surroundings, args: &Doctor) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut find = |about, what| findings.push(Finding { about, what });
+    let mut find = |about, what, remedy: String| findings.push(Finding { about, what, remedy });
     if let (Some(free), Some(total)) = (around.free, around.total)
         && (free < LITTLE || free < total / 20)
     {
-        find("disk", format!("{free} of {total} bytes are free"));
+        let remedy = "make room there, or let go of old events: `towpath retain plan` tells how much goes";
+        find("disk", format!("{free} of {total} bytes are free"), remedy.to_owned());
     }
     if let Some(caution) = around.file_system.and_then(|kind| kind.caution) {
-        find("file system", caution.to_owned());
+        let remedy = "keep what has to last on a disk of this machine with a journal, such as ext4 or XFS; `towpath backup` and \
+                      `restore` take it there";
+        find("file system", caution.to_owned(), remedy.to_owned());
     }
     for (file, mode) in &around.wide {
-        find("modes", format!("{file} has mode {mode:04o}; others than its owner may do something with it"));
+        let remedy = format!("unless they are to: chmod go= {}", args.dir.join(file).display());
+        find("modes", format!("{file} has mode {mode:04o}; others than its owner may do something with it"), remedy);
     }
     if around.quarantined > 0 {
-        find("quarantine", format!("{} files lie in quarantine/", around.quarantined));
+        let remedy =
+            "recovery cut them off, as they were never whole: look at what was lost, and remove them".to_owned();
+        find("quarantine", format!("{} files lie in quarantine/", around.quarantined), remedy);
     }
     findings
 }
@@ -206,8 +226,9 @@ fn print(around: &Surroundings, rows: &[Row], findings: &[Finding], out: &mut Ou
             "{kind:<12} {name:?} {lag} behind, {in_flight} in flight{since}, {waiting} waiting, {dead} dead letters{paused}"
         ))?;
     }
-    for Finding { about, what } in findings {
+    for Finding { about, what, remedy } in findings {
         out.line(&format!("look at      {about}: {what}"))?;
+        out.line(&format!("to do        {remedy}"))?;
     }
     out.line(if findings.is_empty() { "good" } else { "not good" })
 }

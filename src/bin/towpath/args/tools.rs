@@ -38,7 +38,8 @@ Checks every byte before TO takes its place. TO is the same store, with its id, 
 written after that is gone, and its positions are given to other events: servers and files that leave out what they have, by store
 and position, take the new ones for old.
 
-Exit status: 0 good, 1 when the store is there and something in it is damaged, 2 when there is none.";
+Exit status: 0 good, 1 when the store is there and something in it is damaged, 2 when there is none. With --json an object: `store`,
+`head`, `kept` (of an attempt that was cut short), `shared`, `copied`, `bytes_copied`, `damage`.";
 
 pub(crate) const FORK_HELP: &str = "\
 TO becomes an independent store with the history of DIR up to POSITION, inclusive; when that stands within a commit, up to the commit
@@ -48,7 +49,7 @@ Consumers, groups and dead letters are those of that moment: what they did since
 not, by `consumers rm`, before anything runs on TO. A writer of DIR is not held up.
 
 Exit status: 0 good, 1 when the fork is there and something in it is damaged (it is in DIR, too), 2 when there is none. With --json an
-object: `store`, `head`, `kept`, `shared`, `copied`, `bytes_copied`, `resumed`, `damage`.";
+object: `store`, `head`, `shared`, `copied`, `bytes_copied`, `damage`.";
 
 #[derive(clap::Args)]
 #[command(after_help = FORK_HELP)]
@@ -78,7 +79,7 @@ DIR was whole, 1 when it is there and a check still finds something; 2 when ther
 pub(crate) const DOCTOR_HELP: &str = "\
 Works beside a live writer and changes nothing. It does not check the events: that is `verify`.
 
-Something to look at, which makes the exit status 1:
+Something to look at, which makes the exit status 1, and is told with what to do about it:
 
   consumer      it is --behind positions or more behind the head, or what it was handed out is --older and not settled
   dead letters  they stand, and nobody has redriven or dropped them
@@ -90,7 +91,7 @@ Something to look at, which makes the exit status 1:
 With --json an object: `ok`, `writer` (`process`, `since`, `lives`, `closed`; or null), `head`, `durable`, `at_risk` (events that a power
 cut now may take), `longest_unsynced` (how many stood unsynced at once in the newest segment, at the most), `used`, `free`, `total`,
 `file_system`, `consumers` (each `name`, `kind`, `lag`, `in_flight`, `waiting`, `dead`, `paused`, `oldest_handed_out`), `quarantined`,
-and `findings` (each `about`, `what`).";
+and `findings` (each `about`, `what`, `remedy`).";
 
 #[derive(clap::Args)]
 #[command(after_help = DOCTOR_HELP)]
