@@ -31,8 +31,11 @@ pub struct Summary {
     pub store: StoreId,
     /// Events of users; those of the store's own streams are not counted.
     pub events: u64,
-    /// Streams of users that have events; of a store that let go of some, those whose first event is kept.
+    /// Streams of users whose first event is there. Where events are [gone](Summary::gone) others may have events left, too:
+    /// [`streams`] finds all.
     pub streams: u64,
+    /// Positions that hold no event any more: let go of, lost, or removed and taken out of the files.
+    pub gone: u64,
     /// Segment files.
     pub segments: u64,
     /// Files that a look-up for what is nowhere asks, besides the newest segment's index: tiers, and the index files of
@@ -91,13 +94,14 @@ pub struct Survey<T> {
 /// As [`Store::open_read_only`](crate::Store::open_read_only).
 pub fn summary(path: impl AsRef<Path>) -> Result<Summary> {
     let log = open(path.as_ref())?;
-    let (mut events, mut streams) = (0, 0);
+    let (mut events, mut streams, mut gone) = (0, 0, log.oldest().get() - 1);
     let firsts = log.parts.firsts();
     for first in &firsts {
         let part = log.parts.of(*first)?;
         let found = part.index.summary(part.segment.written());
         events += found.events - found.own_events;
         streams += found.streams;
+        gone += found.gone;
     }
     // Folders have no bytes of their own, and a file may go while we look.
     let bytes = log.directory.names()?.iter().map(|name| log.directory.size(name)).sum::<Result<u64>>()?;
@@ -107,6 +111,7 @@ pub fn summary(path: impl AsRef<Path>) -> Result<Summary> {
         store: log.store,
         events,
         streams,
+        gone,
         segments: firsts.len() as u64,
         index_files: log.parts.tiers.asked(&firsts[..firsts.len() - 1]) as u64,
         bytes,

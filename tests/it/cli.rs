@@ -201,6 +201,7 @@ fn info_tells_what_a_store_holds() {
         "events",
         "first_position",
         "format_version",
+        "gone",
         "index_files",
         "last_position",
         "segments",

@@ -110,6 +110,26 @@ fn applying_lets_go_and_is_refused_while_another_process_writes() {
     assert_eq!(text, format!("nothing went; kept from position {oldest}\n"));
 }
 
+/// Its streams all began in what went. Control: before that, and where nothing is gone, the number stands by itself.
+#[test]
+fn info_says_which_streams_it_counts_where_events_are_gone() {
+    let scratch = Scratch::new();
+    store_of_old_events(&scratch).close().unwrap();
+    assert!(run(&scratch, &["info", STORE]).ends(0).out.contains("\nstreams    3\npositions  1 to 200, "));
+    let apply = ["retain", "apply", STORE, "--max-events", "1", "--even-from", "mail"];
+    run(&scratch, &apply).ends(0);
+    let info = run(&scratch, &["info", STORE, "--json"]).ends(0).object();
+    let oldest = info["first_position"].as_u64().unwrap();
+    assert_eq!(
+        (&info["streams"], &info["gone"], &info["events"]),
+        (&json!(0), &json!(oldest - 1), &json!(201 - oldest))
+    );
+    let text = run(&scratch, &["info", STORE]).ends(0).out;
+    assert!(text.contains("\nstreams    0 whose first event is there; `towpath streams` finds all"), "{text}");
+    assert!(text.contains(&format!("\ngone       {} positions hold no event any more\n", oldest - 1)), "{text}");
+    assert_eq!(run(&scratch, &["streams", STORE]).ends(0).out.lines().count(), 3);
+}
+
 #[test]
 fn a_retention_without_a_limit_or_for_nobody_is_refused_in_a_sentence() {
     let scratch = Scratch::new();

@@ -14,6 +14,7 @@ use crate::out::Out;
 struct Info<'a> {
     events: u64,
     streams: u64,
+    gone: u64,
     segments: u64,
     index_files: u64,
     bytes: u64,
@@ -54,6 +55,7 @@ fn info<'a>(summary: &Summary, consumers: &'a [towpath::Consumer]) -> Info<'a> {
     Info {
         events: summary.events,
         streams: summary.streams,
+        gone: summary.gone,
         segments: summary.segments,
         index_files: summary.index_files,
         bytes: summary.bytes,
@@ -68,8 +70,17 @@ fn info<'a>(summary: &Summary, consumers: &'a [towpath::Consumer]) -> Info<'a> {
 fn print(info: &Info<'_>, out: &mut Out) -> Result<()> {
     let (first, last, durable) = (info.first_position, info.last_position, info.durable_position);
     out.line(&format!("events     {}", info.events))?;
-    out.line(&format!("streams    {}", info.streams))?;
+    out.line(&match info.gone {
+        0 => format!("streams    {}", info.streams),
+        _ => format!(
+            "streams    {} whose first event is there; `towpath streams` finds all that have events",
+            info.streams
+        ),
+    })?;
     out.line(&format!("positions  {first} to {last}, durable to {durable}"))?;
+    if info.gone > 0 {
+        out.line(&format!("gone       {} positions hold no event any more", info.gone))?;
+    }
     out.line(&format!("segments   {}, {} bytes, format version {}", info.segments, info.bytes, info.format_version))?;
     out.line(&format!("index      a look-up asks {} files besides the newest segment", info.index_files))?;
     for Consumer { name, kind, position, lag } in &info.consumers {
