@@ -69,7 +69,8 @@ impl Retention {
         self
     }
 
-    /// Segments may go that hold none of the newest so many events, those of the store's own streams counted.
+    /// Segments may go that hold none of the newest so many events, those of the store's own streams and those that were
+    /// removed counted: these are the newest so many positions.
     #[must_use]
     pub fn max_events(mut self, events: u64) -> Self {
         self.max_events = Some(events);
@@ -100,7 +101,8 @@ pub struct Plan {
     pub keeps_from: Position,
     /// How many segments go.
     pub segments: u64,
-    /// How many events go with them, those of the store's own streams counted.
+    /// How many events go with them, those of the store's own streams counted. What was removed counts until it is taken out of
+    /// the files, and not any more after that.
     pub events: u64,
     /// Bytes of these segments and their index files.
     pub bytes: u64,
@@ -182,12 +184,17 @@ pub(crate) fn plan(log: &Arc<Log>, retention: &Retention, now: Timestamp) -> Res
             None => held.push(hold),
         }
     }
+    let mut events = 0;
+    for first in firsts.iter().take_while(|first| **first < keeps_from) {
+        let part = log.parts.of(*first)?;
+        events += part.index.summary(part.segment.written()).events;
+    }
     held.sort_by(|a, b| a.position.cmp(&b.position).then_with(|| a.consumer.cmp(&b.consumer)));
     Ok(Plan {
         oldest,
         keeps_from,
         segments: goes(lowest).count() as u64,
-        events: keeps_from.get() - oldest.get(),
+        events,
         bytes: goes(lowest).map(|old| old.bytes).sum(),
         held,
     })

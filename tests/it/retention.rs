@@ -621,3 +621,21 @@ fn a_tier_over_the_border_answers_for_what_is_kept() {
     assert!(inspect::verify(&path, |_| {}).unwrap().ok);
     store.close().unwrap();
 }
+
+/// Control: before anything is removed the events that go are all positions.
+#[test]
+fn a_plan_counts_the_events_that_are_there_and_not_those_that_were_removed_before() {
+    let scratch = Scratch::new();
+    let store = os().open(scratch.store_path()).unwrap();
+    fill(&store, 200);
+    let plan = store.plan_retention(&newest(50)).unwrap();
+    assert_eq!(plan.events, plan.keeps_from.get() - 1);
+    store.delete_stream("order-1").unwrap();
+    assert!(store.purge().unwrap().events > 0);
+    let there = positions(store.read(Query::new()).until(plan.keeps_from.previous()));
+    let now = store.plan_retention(&newest(50)).unwrap();
+    assert_eq!((now.keeps_from, now.segments, now.events), (plan.keeps_from, plan.segments, there.len() as u64));
+    assert!(now.events < plan.events);
+    assert_eq!(store.retain(&newest(50)).unwrap(), now);
+    assert_eq!(store.counters().events_let_go, now.events);
+}

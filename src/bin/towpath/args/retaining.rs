@@ -45,7 +45,7 @@ pub(crate) struct Retain {
     /// The oldest may go until segments and index files have at most so many bytes, such as `500MiB` or `10GiB`
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) max_bytes: Option<u64>,
-    /// Segments may go that hold none of the newest so many events
+    /// Segments may go that hold none of the newest so many events; those that were removed count
     #[arg(long, value_name = "N")]
     pub(crate) max_events: Option<u64>,
     /// Let go even of what this consumer still needs; given several times: what each of these needs
