@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::header;
+use crate::format::{backup, header};
 use crate::segment::disk::{Directory, Disk, is_link, same};
 
 /// What follows the name of a directory that is being filled.
@@ -143,7 +143,8 @@ pub(super) fn is_free(present: &dyn Directory) -> Result<()> {
 fn check_is_ours(directory: &dyn Directory) -> Result<()> {
     let is_ours = |name: &String| {
         let name = name.strip_suffix(".tmp").unwrap_or(name);
-        header::parse_name(name).is_some()
+        name == backup::NAME
+            || header::parse_name(name).is_some()
             || header::parse_index_name(name).is_some()
             || header::parse_tier_name(name).is_some()
             || header::parse_heads_name(name).is_some()

@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use crate::copies::aside::{self, Aside, is_free};
+use crate::copies::out::Copy;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
-use crate::format::header;
-use crate::format::lock;
+use crate::format::backup::Mark;
+use crate::format::{self, PAGE, header};
 use crate::id::{Position, StoreId};
 use crate::inspect::verify::{Depth, Progress, verify_on};
 use crate::log::heads::Known;
 use crate::log::parts::read_header;
-use crate::log::recover::{self, segments};
-use crate::log::{Log, recover::open_reader};
+use crate::log::recover::{open_reader, open_reader_anyhow, segments};
+use crate::log::{Log, lock, mark};
 use crate::segment::disk::{Directory, Disk, RealDisk};
 use crate::segment::map::Access;
 use crate::store::Store;
@@ -99,6 +100,7 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
         }
         log = now;
     };
+    put_mark(&log, &*aside.part)?;
     let verdict = verify_on(disk, aside.part.path(), Depth::Fast, &mut |_| {})?;
     if let (Some(damage), true) = (verdict.damage.first(), aside.replaces()?) {
         return Err(Error::Damaged(damage.clone()));
@@ -111,14 +113,15 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
 /// Refuses a store whose newest segment is damaged, as its readers see less than was there, and nobody who reads a copy would
 /// be told. Of a backup any end within a commit is damage: none is made so.
 pub(super) fn check_end(disk: &dyn Disk, log: &Log) -> Result<()> {
-    if log.follows_a_writer() {
+    // Of a backup with a mark opening has seen that it ends there.
+    if log.follows_a_writer() || mark::read(&*log.directory)?.is_some() {
         return Ok(());
     }
     let verdict = verify_on(disk, log.directory.path(), Depth::Fast, &mut |_| {})?;
     if let Some(damage) = verdict.damage.into_iter().find(|damage| damage.position > log.head()) {
         return Err(Error::Damaged(damage));
     }
-    if verdict.torn_bytes > 0 && !log.directory.names()?.iter().any(|name| name == lock::NAME) {
+    if verdict.torn_bytes > 0 && !lock::is_among(&log.directory.names()?) {
         let why =
             "it ends within a commit, as no backup does that was made whole; repair it first, or take another one";
         return Err(Error::not_a_store(log.directory.path(), why));
@@ -153,6 +156,22 @@ fn fill(log: &Log, aside: &Aside, files: &mut Files, progress: &mut impl FnMut(P
         progress(Progress { done, total });
     }
     aside.part.sync()
+}
+
+/// Writes down where the copy ends. Last of all: without its mark nothing tells what it lacks.
+fn put_mark(log: &Log, to: &dyn Directory) -> Result<()> {
+    let newest = log.parts.newest();
+    let segment = &newest.segment;
+    let mark = Mark {
+        store: log.store,
+        segment: segment.first(),
+        nonce: segment.header.nonce,
+        end: segment.written().min(segment.capacity()),
+        head: log.head(),
+    };
+    let copy = Copy::begin(to, format::backup::NAME, PAGE as u64)?;
+    copy.file.write_at(&format::backup::encode(&mark), 0)?;
+    copy.finish(to, PAGE as u64)
 }
 
 /// The files of a log, and how long they are.
@@ -200,7 +219,7 @@ fn add_derived(from: &dyn Directory, name: &str, wanted: &mut Vec<(String, u64)>
 fn check_gives_way(disk: &dyn Disk, present: &dyn Directory, log: &Log) -> Result<()> {
     check_is_backup_of(present, log.store)?;
     // One that cannot be read holds nothing that could be missed.
-    let held = open_reader(disk, present.path()).map(|(held, _)| held.head());
+    let held = open_reader_anyhow(disk, present.path()).map(|held| held.head());
     match held {
         Ok(held) if held > log.head() => {
             let why = format!(
@@ -220,7 +239,7 @@ fn check_is_backup_of(present: &dyn Directory, store: StoreId) -> Result<()> {
         return Ok(());
     }
     let refuse = |why: &str| Err(Error::not_a_store(present.path(), why));
-    if names.iter().any(|name| name == lock::NAME) {
+    if lock::is_among(&names) {
         return refuse("it was opened for writing, so it is a store and no backup; choose another directory");
     }
     for first in segments(&names).into_iter().rev() {
@@ -273,8 +292,8 @@ pub(crate) fn restore_on(
 ) -> Result<Restored> {
     let is_missing =
         |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
-    let found = match (recover::open_reader(disk, from), aside::old(from)) {
-        (Err(error), Some(old)) if is_missing(&error) => recover::open_reader(disk, &old).map_err(|_| error),
+    let found = match (open_reader(disk, from), aside::old(from)) {
+        (Err(error), Some(old)) if is_missing(&error) => open_reader(disk, &old).map_err(|_| error),
         (found, _) => found,
     };
     let (log, _) = found.map_err(|error| match error {

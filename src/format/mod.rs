@@ -1,6 +1,7 @@
 //! Every byte of every file. Pure: no files, clocks or threads. The text of the format is the guide page
 //! [`format`](crate::guide::format); `FORMAT.md` in this folder is its source.
 
+pub(crate) mod backup;
 pub(crate) mod control;
 pub(crate) mod definition;
 pub(crate) mod extras;

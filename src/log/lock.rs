@@ -59,6 +59,11 @@ pub(crate) struct Seen {
     removals: u64,
 }
 
+/// Whether there is a lock file, sound or not, among the names of a directory: somebody opened it for writing.
+pub(crate) fn is_among(names: &[String]) -> bool {
+    names.iter().any(|name| name == NAME)
+}
+
 /// What the lock file says, if there is a sound one. Says nothing about whether its process lives.
 pub(crate) fn read(directory: &dyn Directory) -> Option<Left> {
     let file = directory.open(NAME, Access::Read).ok()?;

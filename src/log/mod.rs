@@ -9,6 +9,7 @@ pub(crate) mod heads;
 pub(crate) mod index;
 pub(crate) mod ledger;
 pub(crate) mod lock;
+pub(crate) mod mark;
 pub(crate) mod parts;
 pub(crate) mod purge;
 pub(crate) mod reader;

@@ -5,14 +5,16 @@ use std::path::Path;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::format::PAGE;
+use crate::format::backup;
 use crate::format::frame::ALIGN;
 use crate::format::header::{self, Previous};
-use crate::format::lock::{self, Holder};
+use crate::format::lock::Holder;
 use crate::id::{Position, StoreId, Timestamp};
 use crate::log::counts::Counts;
 use crate::log::grow::{self, Beginning, Manner, SPARE_NAME, Spare};
 use crate::log::heads::{Heads, Known};
 use crate::log::lock::{Held, Left, Progress, Seen};
+use crate::log::mark::{self, Marked};
 use crate::log::parts::{Part, Parts, read_header};
 use crate::log::retain;
 use crate::log::scan::{AtDamage, Scan, Tail, data_end, scan};
@@ -115,12 +117,35 @@ pub(crate) fn open_writer(
         return Err(Error::Locked { path: path.to_owned(), holder });
     }
     let names = directory.names()?;
-    let left = crate::log::lock::read(&*directory);
     let firsts = segments(&names);
     if firsts.is_empty() {
         return make(directory, &names, create, manner, clock);
     }
+    let left = match crate::log::lock::read(&*directory) {
+        None => marked_end(&*directory)?,
+        left => left,
+    };
     recover(directory, &names, firsts, left, manner, clock)
+}
+
+/// What the mark of a backup says that nobody has opened for writing yet, if that is so.
+fn marked_end(directory: &dyn Directory) -> Result<Option<Left>> {
+    let Some(marked) = mark::read(directory)? else { return Ok(None) };
+    let (segment, found) = read_newest(directory, None)?;
+    match (marked.misfit(&segment, found.end, found.next), marked) {
+        (None, Marked::Sound(mark)) => Ok(Some(mark.as_left())),
+        (misfit, _) => misfit.map_or(Ok(None), |misfit| Err(misfit.into_error(directory))),
+    }
+}
+
+/// Removes the mark of a backup that is a store from now on: from where it was to end, more will come.
+fn is_no_backup_any_more(directory: &dyn Directory, names: &[String]) -> Result<()> {
+    if !names.iter().any(|name| name == backup::NAME) {
+        return Ok(());
+    }
+    // Without the lock file the mark would count, and other files do not fit it.
+    directory.sync()?;
+    directory.remove(backup::NAME)
 }
 
 fn recover(
@@ -148,6 +173,7 @@ fn recover(
     if recovery.clean {
         retain::remove_files(&*directory, names, &known)?;
         let held = hold(&*directory, store, clock)?;
+        is_no_backup_any_more(&*directory, names)?;
         // The scan let all of the file be read; what is written from here on must not be readable yet.
         let segment = Segment::open(&*directory, first, Access::Write, None)?;
         let (segment, pen) = segment.into_pen(end);
@@ -159,11 +185,12 @@ fn recover(
     }
 
     // After an unclean end. Readers of other processes hear what is kept before any file is another one.
-    if !names.iter().any(|name| name == lock::NAME) {
+    if !crate::log::lock::is_among(names) {
         // A lock file without a segment is no store: the name of the first one has to last before that file has one.
         directory.sync()?;
     }
     let held = hold(&*directory, store, clock)?;
+    is_no_backup_any_more(&*directory, names)?;
     held.keeps(next.previous());
     for first in &newest.gone {
         remove_segment(&*directory, *first)?;
@@ -539,7 +566,7 @@ fn make(
     clock: &dyn Clock,
 ) -> Result<Opened> {
     let path = directory.path();
-    if names.iter().any(|name| name == lock::NAME) {
+    if crate::log::lock::is_among(names) {
         return Err(Error::not_a_store(path, "it has a lock file, but its segments are missing"));
     }
     if let Some(other) = names.iter().find(|name| *name != SPARE_NAME) {
@@ -565,8 +592,26 @@ fn make(
     Ok(Opened { log, pen, next: first, last_crc: 0, last_time: time, recovery })
 }
 
-/// Opens a store for reading, beside a writer or without one. Changes nothing.
+/// Opens a store for reading, beside a writer or without one. Changes nothing. A backup has to end where its mark says.
 pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Recovery)> {
+    open_reader_if(disk, path, |directory, segment, found| {
+        match mark::check(directory, segment, found.end, found.next)? {
+            Some(misfit) => Err(misfit.into_error(directory)),
+            None => Ok(()),
+        }
+    })
+}
+
+/// The same, also of a backup that ends elsewhere: for who tells what is the matter with it.
+pub(crate) fn open_reader_anyhow(disk: &dyn Disk, path: &Path) -> Result<Arc<Log>> {
+    open_reader_if(disk, path, |_, _, _| Ok(())).map(|(log, _)| log)
+}
+
+fn open_reader_if(
+    disk: &dyn Disk,
+    path: &Path,
+    check: impl Fn(&dyn Directory, &Segment, &Scan) -> Result<()>,
+) -> Result<(Arc<Log>, Recovery)> {
     let directory = disk.directory(path, false)?;
     // A writer may begin a segment, or end, between two looks; a few looks settle it.
     let (mut looks, mut failures) = (0, 0);
@@ -584,7 +629,13 @@ pub(crate) fn open_reader(disk: &dyn Disk, path: &Path) -> Result<(Arc<Log>, Rec
             thread::sleep(std::time::Duration::from_millis(1));
             continue;
         }
-        match read_newest(&*directory, progress) {
+        let newest = read_newest(&*directory, progress).and_then(|(segment, found)| {
+            if progress.is_none() {
+                check(&*directory, &segment, &found)?;
+            }
+            Ok((segment, found))
+        });
+        match newest {
             Ok((segment, found)) => {
                 let firsts = found.firsts.clone().unwrap_or_default();
                 let firsts = from(&firsts, found.state.oldest());

@@ -8,6 +8,7 @@ use crate::copies::repair::consumers::Consumers;
 use crate::copies::repair::header::open_without;
 use crate::copies::repair::read::{Read, Until, read};
 use crate::error::{Error, Result};
+use crate::format::backup::{self, Mark};
 use crate::format::control::Kept;
 use crate::format::frame::{self, ALIGN, Found as Look};
 use crate::format::header::{self, Header};
@@ -15,6 +16,7 @@ use crate::format::{PAGE, limits};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::log::index::Index;
 use crate::log::lock::{self, Left};
+use crate::log::mark::{self, Marked};
 use crate::log::parts::Part;
 use crate::log::recover::segments;
 use crate::log::scan::{AtDamage, Tail, data_end, scan};
@@ -62,6 +64,8 @@ struct Newest {
     known: Position,
     /// The last position that can stand in it, where the lock file says so, or else what is whole at its end.
     highest: Option<Position>,
+    /// Where the mark of a backup says that it ends; 0 where none does.
+    marked_end: u64,
     torn_bytes: u64,
     /// The segments before it and what is kept, if its control state is whole.
     named: Option<(Vec<Position>, Option<Kept>)>,
@@ -83,10 +87,14 @@ pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found> {
     let mut looking = Looking { directory: &*directory, store: StoreId([0; 16]), noted: Vec::new() };
     let (headers, store) = looking.headers(&segments(&names), left)?;
     looking.store = store;
-    let left = left.filter(|left| left.holder.store == store);
+    let marked = looking.marked(&headers)?;
+    let left = left.filter(|left| left.holder.store == store).or(marked.map(|mark| mark.as_left()));
     let (newest, lost_behind) = looking.newest(&headers, left)?;
     let kept = looking.kept(&newest, &headers, &names);
     let firsts = looking.firsts(&newest, &headers, kept.as_ref());
+
+    let marked_end = marked.filter(|mark| mark.segment == newest.first).map_or(0, |mark| mark.end);
+    let newest = Newest { marked_end, ..newest };
 
     let mut consumers = Consumers::default();
     let (mut pieces, mut time) = (Vec::new(), Timestamp::default());
@@ -101,12 +109,15 @@ pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found> {
     let known =
         left.filter(|left| left.progress.segment > newest.first && left.progress.durable >= left.progress.segment);
     let known = known.map_or(Position::START, |left| left.progress.durable.max(left.progress.head)).max(lost_behind);
-    if known >= next {
+    // Of a backup that is to end with a segment that has no event the records in it are lost.
+    let ends_later = marked.is_some_and(|mark| mark.segment > newest.first && mark.segment >= next);
+    if known >= next || ends_later {
         consumers.doubt();
         let why = "the segment is missing, or nothing of it can be read".to_owned();
         let found = Piecewise::Missing { why, head: consumers.records(), time };
-        pieces.push(Piece { first: next, next: known.next(), found });
-        next = known.next();
+        let following = known.next().max(next);
+        pieces.push(Piece { first: next, next: following, found });
+        next = following;
     }
     let kept = kept.or_else(|| consumers.kept().cloned());
     let unsure = consumers.settle(kept.clone(), next);
@@ -167,6 +178,26 @@ impl Looking<'_> {
         Ok((headers, store))
     }
 
+    /// The mark of a backup, if it is whole and of these files.
+    fn marked(&mut self, headers: &Headers) -> Result<Option<Mark>> {
+        let what = match mark::read(self.directory)? {
+            None => return Ok(None),
+            Some(Marked::Sound(mark)) => {
+                let of_these = |header: &Header| header.nonce == mark.nonce;
+                let is_newest = headers.keys().all(|first| *first <= mark.segment)
+                    && headers.get(&mark.segment).and_then(Option::as_ref).is_none_or(of_these);
+                if is_newest && mark.store == self.store {
+                    return Ok(Some(mark));
+                }
+                "it is the mark of other files than these"
+            }
+            Some(Marked::Damaged) => "it is damaged",
+        };
+        let what = format!("{what}, so nothing tells whether the backup has lost its end; it is left out");
+        self.noted.push(Noted { file: backup::NAME.to_owned(), what });
+        Ok(None)
+    }
+
     /// A segment file of which something can be read.
     fn open(&self, first: Position, headers: &Headers) -> Result<Option<Opened>> {
         let segment = match headers.get(&first) {
@@ -222,7 +253,8 @@ impl Looking<'_> {
                 }
             };
             let named = found.firsts.map(|firsts| (firsts, found.state.kept));
-            return Ok((Newest { first: *first, limit, known, highest, torn_bytes, named }, lost_behind));
+            let marked_end = 0;
+            return Ok((Newest { first: *first, limit, known, highest, marked_end, torn_bytes, named }, lost_behind));
         }
         Err(Error::not_a_store(self.directory.path(), "nothing of any segment can be read"))
     }
@@ -285,7 +317,7 @@ impl Looking<'_> {
             return Ok(Piece { first, next: following.unwrap_or(first.next()), found });
         };
         let (limit, until) = match following {
-            None => (newest.limit, Until::Newest { known: newest.known }),
+            None => (newest.limit, Until::Newest { known: newest.known, end: newest.marked_end }),
             Some(following) => {
                 let successor = headers.get(&following).and_then(Option::as_ref);
                 let previous = successor.and_then(|header| header.previous).filter(|before| before.first == first);

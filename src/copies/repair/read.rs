@@ -40,8 +40,8 @@ pub(super) struct Stretch {
 pub(super) enum Until {
     /// Another one follows.
     Sealed { last: Position },
-    /// It is the newest; events up to here were there for sure.
-    Newest { known: Position },
+    /// It is the newest; events up to here were there for sure, and frames up to this end.
+    Newest { known: Position, end: u64 },
 }
 
 /// How far the reading of the control state has come that a segment begins with.
@@ -151,9 +151,15 @@ pub(super) fn read(part: &Part, limit: u64, until: Until, time: Timestamp, known
     make_head(&mut read, &mut head, known, at_end);
     let following = end_of(until, read.next, || 0);
     let missing = following.get().saturating_sub(read.next.get());
-    if missing > 0 || has_more {
+    let is_told = read.stretches.last().is_some_and(|stretch| stretch.end == at_end);
+    let is_cut = matches!(until, Until::Newest { end, .. } if at_end < end) && !is_told;
+    if missing > 0 || has_more || is_cut {
         known.doubt();
-        let what = if missing > 0 { "the events behind it are missing" } else { "its last commit is not whole" };
+        let what = match () {
+            () if missing > 0 => "the events behind it are missing",
+            () if has_more => "its last commit is not whole",
+            () => "the records behind it are missing",
+        };
         read.stretches.push(Stretch {
             offset: at_end,
             end: at_end,
@@ -187,7 +193,7 @@ fn make_head(read: &mut Read, head: &mut Head, known: &Consumers, offset: u64) {
 fn end_of(until: Until, next: Position, at_least: impl FnOnce() -> u64) -> Position {
     match until {
         Until::Sealed { last } => last.next(),
-        Until::Newest { known } => known.next().max(Position::new(next.get() + at_least())),
+        Until::Newest { known, .. } => known.next().max(Position::new(next.get() + at_least())),
     }
 }
 

@@ -16,8 +16,9 @@ use crate::id::Position;
 use crate::inspect::verify::frames::Frames;
 use crate::inspect::verify::revisions::Revisions;
 use crate::log::Log;
+use crate::log::mark::{self, Misfit};
 use crate::log::parts::Part;
-use crate::log::recover::open_reader;
+use crate::log::recover::open_reader_anyhow;
 use crate::log::scan::{AtDamage, Tail, scan};
 use crate::segment::disk::{Disk, RealDisk};
 
@@ -106,7 +107,7 @@ pub(crate) fn verify_on(
     depth: Depth,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Verdict> {
-    let log = open_reader(disk, path)?.0;
+    let log = open_reader_anyhow(disk, path)?;
     let firsts = log.parts.firsts();
     let read = sample::choose(&*log.directory, &firsts, depth)?;
     let mut check = Check::new(&log, depth)?;
@@ -212,6 +213,13 @@ impl<'a> Check<'a> {
         let segment = &part.segment;
         segment.allow(segment.capacity());
         let found = scan(segment, segment.capacity(), AtDamage::PassOver)?;
+        if let Some(misfit) = mark::check(&*log.directory, segment, found.end, found.next)? {
+            let is_cut = matches!(misfit, Misfit::Short(_));
+            self.verdict.damage.push(misfit.into_damage());
+            if is_cut {
+                return Ok(());
+            }
+        }
         let lock = crate::log::lock::read(&*log.directory).filter(|left| left.holder.store == log.store);
         let durable = lock.map_or(Position::START, |left| left.progress.durable).max(found.durable);
         match found.tail(segment, segment.capacity(), durable.max(segment.header.durable)) {
