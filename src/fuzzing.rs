@@ -22,7 +22,7 @@ use crate::format::gap;
 use crate::format::header::{self, Header};
 use crate::format::heads::{Head, Streams};
 use crate::format::term::{Kind, Term};
-use crate::format::{PAGE, VERSION, crc, lock, names, u16_at, u32_at};
+use crate::format::{PAGE, VERSION, backup, crc, lock, names, u16_at, u32_at};
 use crate::id::{Position, Revision, StoreId, Timestamp};
 use crate::log::grow::Manner;
 use crate::log::heads::HeadsFile;
@@ -64,7 +64,7 @@ pub fn frame(input: &[u8]) {
     assert!(!matches!(frame::find(&copy, Nonce(NONCE.0 ^ 1)), Found::Frame(_)));
 }
 
-/// A segment's header page, or a lock file's. First byte: 1 puts the checksum right.
+/// A segment's header page, a lock file's, or a backup's mark. First byte: 1 puts the checksum right.
 pub fn header(input: &[u8]) {
     let Some((&mode, bytes)) = input.split_first() else { return };
     let mut page = [0; PAGE];
@@ -82,7 +82,10 @@ pub fn header(input: &[u8]) {
     if let Some(holder) = lock::decode(&page) {
         assert_eq!(lock::decode(&lock::encode(&holder)), Some(holder));
     }
-    let _any = lock::decode(bytes);
+    if let Some(mark) = backup::decode(&page) {
+        assert_eq!(backup::decode(&backup::encode(&mark)), Some(mark));
+    }
+    let _any = (lock::decode(bytes), backup::decode(bytes));
     if let Ok(name) = std::str::from_utf8(bytes)
         && let Some(first) = header::parse_name(name)
     {

@@ -131,6 +131,21 @@ fn locked(parent: &dyn Directory, name: &str) -> Result<Arc<dyn Directory>> {
     Ok(part)
 }
 
+/// Refuses a place that lies in what the copy is made of, `what`, also by way of links and `..`.
+pub(super) fn check_is_outside(disk: &dyn Disk, from: &Path, to: &Path, what: &str) -> Result<()> {
+    if to.starts_with(from) || real_place(disk, to).starts_with(real_place(disk, from)) {
+        return Err(Error::not_a_store(to, format!("it lies in the {what} itself; choose another directory")));
+    }
+    Ok(())
+}
+
+/// The one path of a place where perhaps nothing stands yet. One that cannot be looked at stays as it is: nothing is made there.
+fn real_place(disk: &dyn Disk, path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let in_parent = |name| disk.real_path(parent).map(|parent| parent.join(name)).ok();
+    disk.real_path(path).ok().or_else(|| path.file_name().and_then(in_parent)).unwrap_or_else(|| path.to_owned())
+}
+
 /// Refuses a place where something stands already.
 pub(super) fn is_free(present: &dyn Directory) -> Result<()> {
     if present.names()?.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::copies::aside::{self, Aside, is_free};
+use crate::copies::aside::{self, Aside, check_is_outside, is_free};
 use crate::copies::out::Copy;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -41,7 +41,9 @@ pub struct Backup {
 
 /// Brings the backup of a store in `to` up to date, or makes it; its parent directory has to be there.
 ///
-/// The backup is a store like any other, without the file `LOCK`: it can be read and verified where it stands. It holds
+/// The backup is a store like any other, without the file `LOCK`: it can be read and verified where it stands. Instead it has the file
+/// `BACKUP`, a mark that says where it ends; a backup that has lost some of its end is refused by everything that opens it, with what
+/// is missing, and [`verify`](crate::inspect::verify()) tells it as damage. Backups from before there were marks have none. It holds
 /// everything that the store's readers could see when the backup began, consumers with their checkpoints, groups and
 /// unsettled deliveries included. What recovery put into `quarantine/` stays behind.
 ///
@@ -77,9 +79,7 @@ impl Store {
 }
 
 pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: impl FnMut(Progress)) -> Result<Backup> {
-    if to.starts_with(from) {
-        return Err(Error::not_a_store(to, "it lies in the store itself; choose another directory"));
-    }
+    check_is_outside(disk, from, to, "store")?;
     let (log, _) = open_reader(disk, from)?;
     check_end(disk, &log)?;
     let aside = Aside::begin(disk, to, |present| check_gives_way(disk, present, &log))?;
@@ -111,9 +111,9 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
 }
 
 /// Refuses a store whose newest segment is damaged, as its readers see less than was there, and nobody who reads a copy would
-/// be told. Of a backup any end within a commit is damage: none is made so.
+/// be told. A backup ends where its mark says, or it would not have been opened; of one without a mark any end within a commit is
+/// damage, as none was made so.
 pub(super) fn check_end(disk: &dyn Disk, log: &Log) -> Result<()> {
-    // Of a backup with a mark opening has seen that it ends there.
     if log.follows_a_writer() || mark::read(&*log.directory)?.is_some() {
         return Ok(());
     }
@@ -278,8 +278,8 @@ pub struct Restored {
 /// # Errors
 /// [`Error::NotAStore`] when `from` is no backup or was cut short before it was whole, and when `to` is not empty.
 /// [`Error::Damaged`] or [`Error::NotAStore`] when its newest segment is damaged, so that readers would not see what stands
-/// behind: [repair](crate::copies::repair()) it first. Nothing tells when a newest segment is missing as a whole, or ends early between
-/// two commits.
+/// behind, or the backup does not end where its [mark](backup()) says: [repair](crate::copies::repair()) it first, which tells what
+/// is lost. Of a backup without a mark nothing tells that its newest segment is missing as a whole, or ends early between two commits.
 pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Restored> {
     restore_on(&RealDisk, from.as_ref(), to.as_ref(), progress)
 }
@@ -302,9 +302,7 @@ pub(crate) fn restore_on(
         }
         error => error,
     })?;
-    if to.starts_with(from) {
-        return Err(Error::not_a_store(to, "it lies in the backup itself; choose another directory"));
-    }
+    check_is_outside(disk, from, to, "backup")?;
     check_end(disk, &log)?;
     let aside = Aside::begin(disk, to, is_free)?;
     let mut files = Files::default();

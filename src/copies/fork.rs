@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::copies::aside::{Aside, is_free};
+use crate::copies::aside::{Aside, check_is_outside, is_free};
 use crate::copies::backup::{LOOKS, check_end, may_pass};
 use crate::copies::out::Out;
 use crate::copies::place::{Files, Wanted};
@@ -93,9 +93,7 @@ pub(crate) fn fork_on(
     position: Position,
     mut progress: impl FnMut(Progress),
 ) -> Result<Fork> {
-    if to.starts_with(from) {
-        return Err(Error::not_a_store(to, "it lies in the store itself; choose another directory"));
-    }
+    check_is_outside(disk, from, to, "store")?;
     let mut log = open_reader(disk, from)?.0;
     check_end(disk, &log)?;
     check(&log, position)?;

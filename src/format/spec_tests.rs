@@ -2,6 +2,7 @@
 
 use crate::event::codec::Codec;
 use crate::event::draft::NewEvent;
+use crate::format::backup::{self, Mark};
 use crate::format::control::Control;
 use crate::format::control::tests::examples;
 use crate::format::frame::{self, Found, Nonce, Place, flag};
@@ -165,6 +166,10 @@ fn lock_file() -> [u8; 4096] {
     lock::encode(&Holder { pid: 4121, store: STORE, since: time(0) })
 }
 
+fn mark() -> Mark {
+    Mark { store: STORE, segment: Position::new(1), nonce: NONCE, end: END, head: Position::new(2) }
+}
+
 /// Pages end in zeroes, which an example does not show.
 fn without_end(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
@@ -182,6 +187,7 @@ fn agree(spec: &str) -> bool {
         ("index file", index_file()),
         ("tier file", without_fill(tier_file())),
         ("lock file", lock_file().to_vec()),
+        ("backup mark", backup::encode(&mark()).to_vec()),
         ("group record", record(3)),
         ("claimed record", record(4)),
         ("settled record", record(5)),
@@ -205,6 +211,7 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
     assert_eq!(example(SPEC, "index file"), index_file());
     assert_eq!(example(SPEC, "tier file"), without_fill(tier_file()));
     assert_eq!(without_end(example(SPEC, "lock file")), without_end(lock_file().to_vec()));
+    assert_eq!(example(SPEC, "backup mark"), backup::encode(&mark()));
     assert_eq!(example(SPEC, "group record"), record(3));
     assert_eq!(example(SPEC, "claimed record"), record(4));
     assert_eq!(example(SPEC, "settled record"), record(5));
@@ -233,6 +240,7 @@ fn the_examples_in_the_spec_are_what_the_encoders_make() {
         ("0020  20 00", "0020  28 00"),
         ("0009  02 01 28 02 00", "0009  02 01 28 03 00"),
         ("0013  05 01 33 00 04", "0013  05 01 33 00 05"),
+        ("0038  02 00", "0038  03 00"),
     ] {
         let changed = SPEC.replacen(byte, other, 1);
         assert_ne!(changed, SPEC, "{byte}");
@@ -264,6 +272,7 @@ fn the_examples_in_the_spec_read_back() {
 
     let page = example(SPEC, "segment header");
     assert_eq!(header::decode(page[..].try_into().unwrap()), Ok(second_header()));
+    assert_eq!(backup::decode(&example(SPEC, "backup mark")), Some(mark()));
     let page = example(SPEC, "rewritten header");
     assert_eq!(header::decode(page[..].try_into().unwrap()), Ok(rewritten_header()));
     assert_eq!(Control::decode(&example(SPEC, "dropped record")).as_ref(), Some(&examples()[14]));

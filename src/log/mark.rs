@@ -12,7 +12,8 @@ use crate::segment::disk::Directory;
 use crate::segment::map::Access;
 
 const ADVICE: &str = "take another backup, or repair this one, which tells what is lost";
-const AS_IT_IS: &str = "take another backup; without that file this one is read as it is, and nothing tells what it lacks";
+const AS_IT_IS: &str =
+    "take another backup; without that file this one is read as it is, and nothing tells what it lacks";
 
 /// The mark of a directory that nobody has opened for writing: from then on the lock file says how far it goes.
 #[derive(Clone, Copy, Debug)]
@@ -110,9 +111,7 @@ impl Mark {
 impl Misfit {
     pub(crate) fn into_error(self, directory: &dyn Directory) -> Error {
         match self {
-            Self::Mark { why, .. } => {
-                Error::not_a_store(&directory.path().join(NAME), format!("{why}; {AS_IT_IS}"))
-            }
+            Self::Mark { why, .. } => Error::not_a_store(&directory.path().join(NAME), format!("{why}; {AS_IT_IS}")),
             Self::Missing(damage) => Error::not_a_store(&directory.path().join(damage.segment), damage.what),
             Self::Short(damage) => Error::Damaged(damage),
         }

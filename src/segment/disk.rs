@@ -33,6 +33,10 @@ const EXTENTS_LOOKED_AT: u32 = 1000;
 pub(crate) trait Disk: Send + Sync + Debug {
     /// Opens a directory, or makes it when `create` says so and its parent is there.
     fn directory(&self, path: &Path, create: bool) -> Result<Arc<dyn Directory>>;
+    /// The one path of what stands there that has no links and no `..` in it.
+    fn real_path(&self, path: &Path) -> Result<PathBuf> {
+        Ok(path.to_owned())
+    }
 }
 
 /// An open directory. Names are plain file names.
@@ -203,6 +207,10 @@ impl Disk for RealDisk {
             error => Error::io("open", path, error),
         })?;
         Ok(Arc::new(RealDirectory { path: path.to_owned(), handle: handle.into() }))
+    }
+
+    fn real_path(&self, path: &Path) -> Result<PathBuf> {
+        std::fs::canonicalize(path).map_err(|error| Error::io("look at", path, error))
     }
 }
 

@@ -58,6 +58,10 @@ fn whole(disk: &SimDisk, path: &str) -> Option<u64> {
     }
     let verdict = verify_on(disk, Path::new(path), Depth::Deep, &mut |_| {}).unwrap();
     assert_eq!(verdict.damage, []);
+    if path == COPY {
+        let names = disk.directory(Path::new(COPY), false).unwrap().names().unwrap();
+        assert!(names.iter().any(|name| name == "BACKUP" || name == "LOCK"), "a backup bears its own mark: {names:?}");
+    }
     Some(verdict.events)
 }
 
@@ -161,6 +165,40 @@ fn what_is_restored_repaired_or_forked_is_there_whole_or_not_at_all() {
             assert_eq!(store.append("cart-1", NewEvent::new("next", "")).unwrap().first(), head.next());
         });
         assert!(ended > 15, "control: it ended within, {ended} times");
+    }
+}
+
+/// Its mark goes when the lock file stands and lasts: not before, and nothing is refused by it later.
+#[test]
+fn a_backup_whose_first_opening_ends_anywhere_opens_again() {
+    for events in [24, 0] {
+        let make = |seed| {
+            let disk = SimDisk::new(Chance::new(seed), true, None);
+            disk.directory(Path::new("/a"), true).unwrap();
+            match events {
+                // The newest segment has none then, and gives its place to one of the same name.
+                0 => open(&disk, STORE).unwrap().close().unwrap(),
+                events => fill(&disk, events),
+            }
+            backup(&disk).unwrap();
+            disk
+        };
+        let opened = |disk: &SimDisk| {
+            let store = open(disk, COPY)?;
+            store.append("cart-1", NewEvent::new("next", ""))?;
+            store.close().map(|()| u64::from(events) + 1)
+        };
+        let ended = at_each_end(make, opened, |disk, is_done| {
+            let found = whole(disk, COPY).expect("it stays where it is");
+            assert!(found >= u64::from(events) + u64::from(is_done), "{found}");
+            disk.begin(End::Kill).unwrap();
+            let store = open(disk, COPY).unwrap();
+            assert_eq!(store.head().get(), found);
+            store.close().unwrap();
+            let names = disk.directory(Path::new(COPY), false).unwrap().names().unwrap();
+            assert!(!names.iter().any(|name| name == "BACKUP"), "{names:?}");
+        });
+        assert!(ended > 5, "control: it ended within, {ended} times");
     }
 }
 

@@ -112,7 +112,8 @@ impl Store {
     /// it did. The guide's page [`beside`](crate::guide::beside) tells what a reader may meet.
     ///
     /// # Errors
-    /// As [`open`](Store::open), but for the lock. Damage in the newest segment is told by readers instead. Later, each read and each
+    /// As [`open`](Store::open), but for the lock. Damage in the newest segment is told by readers instead, unless it is a
+    /// [backup](crate::copies::backup()) that has lost its end. Later, each read and each
     /// cursor of this store may say [`Error::Withdrawn`], and from then on nothing else.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
         options::open_read_only(path.as_ref())

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary.
 
 mod backup;
+mod backup_end;
 mod beside;
 mod bits;
 mod broken;

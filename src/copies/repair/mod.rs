@@ -8,10 +8,10 @@ mod write;
 
 use std::path::Path;
 
-use crate::copies::aside::{Aside, is_free};
+use crate::copies::aside::{Aside, check_is_outside, is_free};
 use crate::copies::place::Files;
 use crate::copies::repair::look::{Found, Piecewise, look};
-use crate::error::{Damage, Error, Result};
+use crate::error::{Damage, Result};
 use crate::format::header::file_name;
 use crate::id::{Position, StoreId};
 use crate::inspect::verify::{Depth, Progress, verify_on};
@@ -138,9 +138,7 @@ pub(crate) fn repair_on(
     to: &Path,
     mut progress: impl FnMut(Progress),
 ) -> Result<Repaired> {
-    if to.starts_with(path) {
-        return Err(Error::not_a_store(to, "it lies in the store itself; choose another directory"));
-    }
+    check_is_outside(disk, path, to, "store")?;
     let found = look(disk, path)?;
     let repair = told(&found)?;
     let aside = Aside::begin(disk, to, is_free)?;

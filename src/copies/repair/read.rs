@@ -152,9 +152,11 @@ pub(super) fn read(part: &Part, limit: u64, until: Until, time: Timestamp, known
     let following = end_of(until, read.next, || 0);
     let missing = following.get().saturating_sub(read.next.get());
     let is_told = read.stretches.last().is_some_and(|stretch| stretch.end == at_end);
-    let is_cut = matches!(until, Until::Newest { end, .. } if at_end < end) && !is_told;
+    let is_cut = matches!(until, Until::Newest { end, .. } if at_end < end);
     if missing > 0 || has_more || is_cut {
         known.doubt();
+    }
+    if missing > 0 || has_more || is_cut && !is_told {
         let what = match () {
             () if missing > 0 => "the events behind it are missing",
             () if has_more => "its last commit is not whole",

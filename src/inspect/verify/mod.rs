@@ -84,7 +84,7 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// Checks a store as [`Depth::Whole`] says. Damage is told, not repaired.
+/// Checks a store as [`Depth::Whole`] says. Damage is told, not repaired. What a backup lacks of what its mark says is damage.
 ///
 /// # Errors
 /// When there is no store to check: no segment, one missing, or the newest one cannot be read at all. The error names
