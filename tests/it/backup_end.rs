@@ -15,6 +15,9 @@ use crate::support::{Scratch, noted, small};
 
 const MARK: &str = "BACKUP";
 
+/// Spoils a file from a place on.
+type Spoil = fn(&Path, u64);
+
 fn fill(store: &Store, events: u64) {
     for number in 0..events {
         store.append(&format!("cart-{}", number % 7), NewEvent::new("added", &[number as u8; 400])).unwrap();
@@ -174,7 +177,7 @@ fn a_backup_that_was_cut_within_a_commit_is_told_where() {
     let newest = files::newest(&to);
     let whole = fs::read(&newest).unwrap();
     let last = *files::frames(&newest).last().unwrap();
-    let spoil: [(&str, fn(&Path, u64)); 3] = [
+    let spoil: [(&str, Spoil); 3] = [
         ("cut", |path, at| files::set_len(path, at + 20)),
         ("turned", |path, at| files::flip(path, at + 30, 2)),
         ("its length", |path, at| files::flip(path, at + 1, 1)),

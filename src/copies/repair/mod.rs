@@ -107,7 +107,7 @@ pub struct Repaired {
 /// Says what [`repair`] would keep and lose. Changes nothing.
 ///
 /// # Errors
-/// [`Error::Locked`] while a writer has the store open. [`Error::NotAStore`] when nothing can be read that says what was stored.
+/// [`Error::Locked`](crate::Error::Locked) while a writer has the store open. [`Error::NotAStore`](crate::Error::NotAStore) when nothing can be read that says what was stored.
 pub fn plan_repair(path: impl AsRef<Path>) -> Result<Repair> {
     told(&look(&RealDisk, path.as_ref())?)
 }
@@ -116,7 +116,7 @@ pub fn plan_repair(path: impl AsRef<Path>) -> Result<Repair> {
 /// keep it until you know what you need of it.
 ///
 /// The repaired store is the same store, with its id. Events keep their positions and revisions. Where some are lost readers
-/// are told [`Error::Damaged`], for exactly these positions; it opens for writing all the same. The next event of a stream
+/// are told [`Error::Damaged`](crate::Error::Damaged), for exactly these positions; it opens for writing all the same. The next event of a stream
 /// that may have lost some leaves out as many revisions, so none is given twice. An idempotency key that was lost with its commit may be used
 /// again.
 ///
@@ -127,7 +127,7 @@ pub fn plan_repair(path: impl AsRef<Path>) -> Result<Repair> {
 /// It is made in `TO.part`, synced, every byte of it checked, and then takes its place at once.
 ///
 /// # Errors
-/// As [`plan_repair`]; [`Error::NotAStore`] when `to` is not empty.
+/// As [`plan_repair`]; [`Error::NotAStore`](crate::Error::NotAStore) when `to` is not empty.
 pub fn repair(path: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Repaired> {
     repair_on(&RealDisk, path.as_ref(), to.as_ref(), progress)
 }
