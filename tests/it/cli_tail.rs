@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::fs::RenameFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -123,7 +124,8 @@ fn tail_says_what_went_before_it_could_print_it() {
     tail.prints(oldest + 1..=head);
     tail.signal(Signal::INT);
     let told = format!("towpath: positions {next} to {} are not kept any more\n", oldest - 1);
-    assert_eq!(tail.ends(), (Some(1), told));
+    // That is nothing bad about the store: it ends as it does otherwise when it is interrupted.
+    assert_eq!(tail.ends(), (Some(0), told));
     writer.ends_well();
 }
 
@@ -147,6 +149,33 @@ fn tail_ends_when_what_it_printed_was_lost_in_a_crash() {
     tail.prints(head - 29..=last);
     tail.signal(Signal::INT);
     assert_eq!(tail.ends(), (Some(0), String::new()));
+}
+
+/// Moved away, with another one in its place or none. Control: until then it follows.
+#[test]
+fn tail_ends_when_the_directory_is_not_the_one_any_more_that_it_follows() {
+    for replaced in [false, true] {
+        let scratch = Scratch::new();
+        let (path, away) = (scratch.store_path(), scratch.path().join("away"));
+        let store = scratch.open();
+        append(&store);
+        let tail = Tail::start(&scratch);
+        tail.prints(COMMIT..=COMMIT);
+        append(&store);
+        tail.prints(COMMIT + 1..=2 * COMMIT);
+        if replaced {
+            let other = Scratch::new();
+            append(&other.open());
+            let (cwd, other) = (rustix::fs::CWD, other.store_path());
+            rustix::fs::renameat_with(cwd, other, cwd, &path, RenameFlags::EXCHANGE).unwrap();
+        } else {
+            std::fs::rename(&path, &away).unwrap();
+        }
+        let (status, said) = tail.ends();
+        let told = if replaced { "is another directory now" } else { "is gone: it was moved away or removed" };
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.starts_with(&format!("towpath: {STORE} {told}")) && said.lines().count() == 1, "{said}");
+    }
 }
 
 /// Though nothing comes that it could fail to print.

@@ -204,7 +204,8 @@ pub(crate) struct Tail {
     #[arg(short = 'n', value_name = "N", default_value_t = 10)]
     pub(crate) count: u64,
     /// Go on with new events as they come, until interrupted. What was let go of before it was printed is told on stderr. It ends
-    /// with status 1 when events that it has printed were lost in a crash of their writer
+    /// with status 1 when events that it has printed were lost in a crash of their writer, and when the directory is moved away,
+    /// removed or replaced by another one
     #[arg(short = 'f', long)]
     pub(crate) follow: bool,
 }

@@ -16,6 +16,7 @@ mod import;
 mod info;
 mod out;
 mod pending;
+mod place;
 mod read;
 mod repair;
 mod retain;

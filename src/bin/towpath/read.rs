@@ -10,6 +10,7 @@ use crate::Answer;
 use crate::args::{Cat, Export, ExportFormat, Get, StoreDir, Tail};
 use crate::failure::{Failure, Result, complain};
 use crate::out::Out;
+use crate::place::Place;
 use crate::show;
 use crate::signals;
 
@@ -47,6 +48,7 @@ pub(crate) fn export(args: &Export, out: &mut Out) -> Result<Answer> {
 }
 
 pub(crate) fn tail(args: &Tail, out: &mut Out) -> Result<Answer> {
+    let place = Place::of(&args.dir);
     let store = Store::open_read_only(&args.dir)?;
     let head = store.head();
     let query = args.stream.iter().fold(Query::new(), |query, stream| query.stream(stream));
@@ -54,7 +56,10 @@ pub(crate) fn tail(args: &Tail, out: &mut Out) -> Result<Answer> {
         Some(first) => print_all(store.read(query.clone()).from(first).until(head), out)?,
         None => Answer::Good,
     };
-    if args.follow { follow(&store, &query, head.next(), out).map(|followed| answer.and(followed)) } else { Ok(answer) }
+    if !args.follow {
+        return Ok(answer);
+    }
+    follow(&store, &place, &query, head.next(), out).map(|followed| answer.and(followed))
 }
 
 pub(crate) fn get(args: &Get, out: &mut Out) -> Result<Answer> {
@@ -158,8 +163,8 @@ fn nth_from_end(store: &Store, query: &Query, head: Position, count: u64) -> Opt
 }
 
 /// Prints what comes, until interrupted or until nobody reads the output. What cannot be printed is told. Damage that does not
-/// pass ends it, and so does a crash that has taken away what was printed.
-fn follow(store: &Store, query: &Query, next: Position, out: &mut Out) -> Result<Answer> {
+/// pass ends it, and so do a crash that has taken away what was printed, and whoever takes the directory away.
+fn follow(store: &Store, place: &Place, query: &Query, next: Position, out: &mut Out) -> Result<Answer> {
     let stop = signals::stop()?;
     let open = |next| store.follow().filter(query.clone()).start(Start::At(next)).open();
     let mut cursor = open(next);
@@ -173,6 +178,8 @@ fn follow(store: &Store, query: &Query, next: Position, out: &mut Out) -> Result
         if !out.is_heard() {
             return Err(Failure::OutputClosed);
         }
+        // What had come until then is still printed.
+        let fault = place.fault();
         let pulled = match &mut cursor {
             Ok(cursor) => cursor.pull_batch(BATCH, PATIENCE),
             Err(error) => Err(error.clone()),
@@ -180,15 +187,20 @@ fn follow(store: &Store, query: &Query, next: Position, out: &mut Out) -> Result
         match pulled {
             Ok(batch) => batch.iter().try_for_each(|event| print(&event, out))?,
             Err(Error::Expired { asked, oldest }) => {
+                // Nothing is bad about the store.
                 complain(&format!("positions {asked} to {} are not kept any more", oldest.previous()));
-                answer = Answer::NotGood;
                 cursor = open(oldest);
             }
             Err(Error::Damaged(damage)) if met.as_ref() != Some(&damage) => {
                 answer = tell(&damage);
                 met = Some(damage);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) if fault.is_none() => return Err(error.into()),
+            Err(_) => {}
+        }
+        if let Some(fault) = fault {
+            out.flush()?;
+            return Err(Failure::NotGood(fault));
         }
     }
 }
