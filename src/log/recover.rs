@@ -334,6 +334,11 @@ fn check_newest_is_there(directory: &dyn Directory, left: Option<Left>, there: &
     }
 }
 
+/// The first of the segments from `oldest` on that are named and not there.
+fn missing(named: &[Position], there: &[Position], oldest: Position) -> Option<Position> {
+    from(named, oldest).iter().find(|first| there.binary_search(first).is_err()).copied()
+}
+
 /// Every segment that the newest one names has to be there, none else, and the one before it has to be the one it knows.
 /// Those before `oldest` were let go of, and may be there or not. Both lists rise. `synced`: all of them are known to be
 /// on the disk.
@@ -346,10 +351,10 @@ fn check_chain(
     synced: bool,
 ) -> Result<()> {
     let path = |first: &Position| directory.path().join(header::file_name(*first));
-    let (named, there) = (from(named, oldest), from(there, oldest));
-    if let Some(missing) = named.iter().find(|first| there.binary_search(first).is_err()) {
-        return Err(Error::not_a_store(&path(missing), "the segment is missing"));
+    if let Some(missing) = missing(named, there, oldest) {
+        return Err(Error::not_a_store(&path(&missing), "the segment is missing"));
     }
+    let (named, there) = (from(named, oldest), from(there, oldest));
     if let Some(extra) = there.iter().find(|first| named.binary_search(first).is_err()) {
         return Err(Error::not_a_store(&path(extra), format!("{} does not know it", newest.name())));
     }
@@ -693,7 +698,21 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
         return Err(Error::not_a_store(&directory.path().join(segment.name()), "its control state is missing"));
     };
     let there: Vec<Position> = firsts.into_iter().filter(|first| *first < newest).collect();
-    check_chain(directory, &segment, named, &there, found.state.oldest(), true)?;
+    let oldest = found.state.oldest();
+    if let Some(missing) = missing(named, &there, oldest) {
+        let limit = progress.map_or(segment.capacity(), |progress| progress.end);
+        let durable = left.map_or(found.durable, |left| left.progress.durable);
+        if let Some(mut damage) = found.first_damage(&segment, limit, durable) {
+            // Whoever is sent to look for that segment looks for what was let go of.
+            damage.what = format!(
+                "{}, and with it perhaps the record that {} and older events are not kept any more; repair the store",
+                damage.what,
+                header::file_name(missing)
+            );
+            return Err(Error::Damaged(damage));
+        }
+    }
+    check_chain(directory, &segment, named, &there, oldest, true)?;
     let mut end = found.end;
     let is_clean = found.closed && closed == Some(end);
     if let Some(left) = left.filter(|left| progress.is_none() && !is_clean && left.progress.durable >= found.next) {

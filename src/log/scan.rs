@@ -147,6 +147,14 @@ impl Scan {
         }
     }
 
+    /// The first stretch up to `limit` that is damaged, passed over or not.
+    pub(crate) fn first_damage(&self, segment: &Segment, limit: u64, durable: Position) -> Option<Damage> {
+        self.damage.first().cloned().or_else(|| match self.tail(segment, limit, durable) {
+            Tail::Damaged(damage) => Some(damage),
+            Tail::Blank | Tail::Torn { .. } => None,
+        })
+    }
+
     /// Decides what stands behind the last whole commit of a segment that nobody writes, up to `limit`. `durable` is the
     /// last position known to have been on the disk.
     pub(crate) fn tail(&self, segment: &Segment, limit: u64, durable: Position) -> Tail {

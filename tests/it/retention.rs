@@ -639,3 +639,44 @@ fn a_plan_counts_the_events_that_are_there_and_not_those_that_were_removed_befor
     assert_eq!(store.retain(&newest(50)).unwrap(), now);
     assert_eq!(store.counters().events_let_go, now.events);
 }
+
+/// R6: the record that says what is kept may be lost with what is damaged right before it. What is named is the damage, and not a
+/// segment that was let go of. Control: one that is missing where nothing is damaged is named.
+#[test]
+fn damage_before_the_record_of_what_is_kept_is_told_and_no_segment_that_went_is_missed() {
+    for (closed, events, locked) in [(true, 0, true), (true, 3, false), (false, 0, false), (false, 3, true)] {
+        let scratch = Scratch::new();
+        let store = os().open(scratch.store_path()).unwrap();
+        fill(&store, 200);
+        let (last, oldest) = (store.head(), store.retain(&newest(20)).unwrap().keeps_from);
+        for _ in 0..events {
+            store.append("order-0", NewEvent::new("placed", "")).unwrap();
+        }
+        let killed = scratch.as_if_killed();
+        store.close().unwrap();
+        let scratch = if closed { &scratch } else { &killed };
+        let path = scratch.store_path();
+        if !locked {
+            fs::remove_file(path.join("LOCK")).unwrap();
+        }
+        assert_eq!(Store::open_read_only(&path).unwrap().oldest(), oldest);
+        let segment = files::newest(&path);
+        files::flip(&segment, files::frame_of(&segment, last.get()).offset + 41, 0);
+        for told in [Store::open_read_only(&path).map(drop), inspect::verify(&path, |_| {}).map(drop)] {
+            let Err(Error::Damaged(damage)) = told else { panic!("{told:?}") };
+            assert_eq!((damage.segment, damage.position), (files::name(&segment), last));
+            assert!(damage.what.ends_with("older events are not kept any more; repair the store"), "{}", damage.what);
+        }
+        let to = scratch.path().join("repaired");
+        towpath::copies::repair(&path, &to, |_| {}).unwrap();
+        assert_eq!(Store::open_read_only(&to).unwrap().oldest(), oldest);
+    }
+
+    let scratch = Scratch::new();
+    let store = os().open(scratch.store_path()).unwrap();
+    fill(&store, 60);
+    store.close().unwrap();
+    fs::remove_file(&files::segments(&scratch.store_path())[0]).unwrap();
+    let told = Store::open_read_only(scratch.store_path()).unwrap_err();
+    assert!(matches!(told, Error::NotAStore { why, .. } if why == "the segment is missing"));
+}
