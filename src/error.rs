@@ -23,10 +23,12 @@ pub enum Error {
         /// What the operating system said.
         source: SharedIo,
     },
-    /// No room for this. Nothing of the commit was written; reads go on, and appends work again once there is room.
-    #[error("no room for {needed} bytes in {}; free some space and append again", path.display())]
+    /// No room for this. Of a commit nothing was written; reads go on, and appends work again once there is room. Of a copy that was
+    /// to be made ([`copies`](crate::copies)) nothing has taken its place; what there was room for stands in `TO.part`. A backup and a
+    /// restored store go on with that the next time, a fork and a repaired store are begun anew.
+    #[error("no room for {needed} bytes in {}; free some space there and try again", path.display())]
     DiskFull {
-        /// The store.
+        /// The store, or the file.
         path: PathBuf,
         /// The bytes that were asked for.
         needed: u64,

@@ -1058,6 +1058,34 @@ fn a_backup_is_made_brought_up_to_date_and_restored() {
     assert_eq!((restored.status, restored.out.lines().count()), (Some(1), 2));
 }
 
+/// With a limit on the size of files, which counts as no room.
+#[test]
+fn a_copy_that_finds_no_room_says_what_becomes_of_what_is_there() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    for _ in 0..20 {
+        store.append("cart-1", NewEvent::new("filled", &[7; 2_000])).unwrap();
+    }
+    store.close().unwrap();
+    let limited = |verb: &str, from: &str, more: &str| {
+        let mut shell = Command::new("sh");
+        let line = format!("trap '' XFSZ; ulimit -f 16; exec \"$0\" {verb} {from} to {more}");
+        shell.args(["-c", &line, env!("CARGO_BIN_EXE_towpath")]).current_dir(scratch.path()).stdin(Stdio::null());
+        let output = shell.output().unwrap();
+        Ran::of(output.status, &output.stdout, &output.stderr).ends(2).err
+    };
+    for (verb, more, next) in
+        [("backup", "", "goes on with"), ("restore", "", "goes on with"), ("fork", "--at 20", "begins anew, without")]
+    {
+        let said = limited(verb, STORE, more);
+        assert!(said.contains(&format!("nothing was made; the next attempt {next} what is in to.part")), "{said}");
+        assert!(said.contains("no room for") && said.contains("free some space there and try again"), "{said}");
+        let args = [&[verb, STORE, "to"], more.split_whitespace().collect::<Vec<_>>().as_slice()].concat();
+        run(&scratch, &args).ends(0);
+        fs::remove_dir_all(scratch.path().join("to")).unwrap();
+    }
+}
+
 /// How closely it looks, and what it says that it left out.
 #[test]
 fn verify_looks_as_closely_as_it_is_told() {

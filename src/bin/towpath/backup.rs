@@ -1,5 +1,7 @@
 //! `towpath backup`, `restore` and `fork`: stores made of a store.
 
+use std::path::{Path, PathBuf};
+
 use indicatif::ProgressBar;
 use serde::Serialize;
 use towpath::copies::{self, Files};
@@ -33,7 +35,7 @@ pub(crate) fn run(args: &Backup, out: &mut Out) -> Result<Answer> {
     let bar = out.bar(0);
     let made = copies::backup(&args.dir, &args.to, |progress| show(&bar, progress));
     bar.finish_and_clear();
-    let made = made.map_err(nothing_made)?;
+    let made = made.map_err(|error| nothing_made(error, &args.to, ON))?;
     let mut damage = made.damage;
     if args.verify {
         let bar = out.bar(0);
@@ -51,7 +53,7 @@ pub(crate) fn restore(args: &Restore, out: &mut Out) -> Result<Answer> {
     let bar = out.bar(0);
     let made = copies::restore(&args.from, &args.to, |progress| show(&bar, progress));
     bar.finish_and_clear();
-    let made = made.map_err(nothing_made)?;
+    let made = made.map_err(|error| nothing_made(error, &args.to, ON))?;
     tell("store", made.store, made.head, made.files, None, &made.damage, out)
 }
 
@@ -59,14 +61,31 @@ pub(crate) fn fork(args: &Fork, out: &mut Out) -> Result<Answer> {
     let bar = out.bar(0);
     let made = copies::fork(&args.dir, &args.to, Position::new(args.at), |progress| show(&bar, progress));
     bar.finish_and_clear();
-    let made = made.map_err(nothing_made)?;
+    let made = made.map_err(|error| nothing_made(error, &args.to, ANEW))?;
     tell("fork", made.store, made.head, made.files, None, &made.damage, out)
 }
 
+/// What the next attempt does with the files that there was room for.
+const ON: &str = "goes on with";
+pub(crate) const ANEW: &str = "begins anew, without";
+
 /// A store that is damaged so that no copy can be made of it is no answer about a copy.
-fn nothing_made(error: Error) -> Failure {
+fn nothing_made(error: Error, to: &Path, next: &str) -> Failure {
     match error {
         Error::Damaged(damage) => Failure::because("nothing was made; repair it first", &Error::Damaged(damage)),
+        error => no_room(error, to, next),
+    }
+}
+
+/// Where a copy finds no room, what there is of it takes some, too.
+pub(crate) fn no_room(error: Error, to: &Path, next: &str) -> Failure {
+    match error {
+        Error::DiskFull { .. } => {
+            // TO/ and TO are the same.
+            let to = to.components().collect::<PathBuf>();
+            let what = format!("nothing was made; the next attempt {next} what is in {}.part", to.display());
+            Failure::because(what, &error)
+        }
         error => error.into(),
     }
 }

@@ -9,7 +9,7 @@ use towpath::{Damage, Position};
 
 use crate::Answer;
 use crate::args::tools::Repair;
-use crate::backup::show;
+use crate::backup::{ANEW, no_room, show};
 use crate::failure::Result;
 use crate::out::Out;
 use crate::verify::Damaged;
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Repair, out: &mut Out) -> Result<Answer> {
     let bar = out.bar(0);
     let made = copies::repair(&args.dir, &to, |progress: Progress| show(&bar, progress));
     bar.finish_and_clear();
-    let made = made?;
+    let made = made.map_err(|error| no_room(error, &to, ANEW))?;
     let shown = to.display().to_string();
     tell(&made.repair, Some((&shown, &made.damage)), out)?;
     Ok(if made.damage.is_empty() { Answer::Good } else { Answer::NotGood })
