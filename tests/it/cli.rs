@@ -1014,6 +1014,7 @@ fn repair_tells_what_it_would_keep_and_writes_only_when_it_is_told_to() {
     );
     let object = run(&scratch, &["repair", STORE, "--json"]);
     assert!(object.status == Some(1) && object.out.contains("\"positions\":1"), "{}", object.out);
+    assert!(object.out.contains("\"may_bring_back\":false") && !told.out.contains("removed"), "{}", object.out);
     assert!(files::snapshot(scratch.path()) == before);
     run(&scratch, &["repair", STORE, "--to", "elsewhere"]).says(2, "--yes");
 

@@ -342,6 +342,40 @@ fn consumers_whose_records_are_lost_are_put_back_and_that_is_told() {
 }
 
 /// The head of the newest segment: the one before it tells how consumers stood.
+/// Controls: damage that held no record, and one that the next segment makes up for.
+#[test]
+fn what_was_removed_may_be_there_again_where_its_record_is_lost_and_that_is_told() {
+    for (is_record, events, comes_back) in [(true, 0, true), (false, 0, false), (true, 100, false)] {
+        let scratch = Scratch::in_memory();
+        let path = store(&scratch);
+        let store = os().open(&path).unwrap();
+        let newest = files::newest(&path);
+        let before = files::frames(&newest).last().unwrap().end;
+        for _ in 0..2 {
+            store.append("cart-1", NewEvent::new("added", "")).unwrap();
+        }
+        store.delete_stream("cart-3").unwrap();
+        for _ in 0..events {
+            store.append("cart-1", NewEvent::new("added", &[0; 1_000])).unwrap();
+        }
+        let of_cart = |store: &Store| told::read(store, Query::new().stream("cart-3")).0.len();
+        assert_eq!(of_cart(&store), 0);
+        store.close().unwrap();
+        let written: Vec<_> = files::frames(&newest).into_iter().filter(|frame| frame.offset >= before).collect();
+        let spoilt = written.iter().find(|frame| frame.is_control == is_record).unwrap();
+        files::flip(&newest, spoilt.offset + 41, 0);
+
+        let plan = copies::plan_repair(&path).unwrap();
+        assert!(plan.is_needed() && plan.may_bring_back == comes_back, "{plan:?}");
+        let to = scratch.path().join("repaired");
+        copies::repair(&path, &to, |_| {}).unwrap();
+        let store = os().open(&to).unwrap();
+        assert_eq!(of_cart(&store) > 0, comes_back);
+        store.delete_stream("cart-3").unwrap();
+        assert_eq!(of_cart(&store), 0);
+    }
+}
+
 #[test]
 fn a_damaged_control_state_is_made_anew() {
     for at in 0..3 {

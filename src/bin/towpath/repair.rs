@@ -22,6 +22,7 @@ struct Told<'a> {
     events: u64,
     lost: Vec<LostStretch<'a>>,
     put_back: Vec<Back<'a>>,
+    may_bring_back: bool,
     files: Vec<File<'a>>,
     torn_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +94,7 @@ fn tell(plan: &copies::Repair, made: Option<(&str, &[Damage])>, out: &mut Out) -
                 .iter()
                 .map(|PutBack { consumer, next, .. }| Back { consumer, next: next.get() })
                 .collect(),
+            may_bring_back: plan.may_bring_back,
             files: plan.files.iter().map(|Noted { file, what, .. }| File { file, what }).collect(),
             torn_bytes: plan.torn_bytes,
             to: made.map(|(to, _)| to.to_owned()),
@@ -118,6 +120,11 @@ fn tell(plan: &copies::Repair, made: Option<(&str, &[Damage])>, out: &mut Out) -
     kept(next, plan.head.next(), out)?;
     for PutBack { consumer, next, .. } in &plan.put_back {
         out.line(&format!("consumer {consumer:?} goes on at {next}; what it handled since comes again"))?;
+    }
+    if plan.may_bring_back {
+        out.line(
+            "what was removed last may be there again: its record may have stood in what is lost; look, and remove it again",
+        )?;
     }
     for Noted { file, what, .. } in &plan.files {
         out.line(&format!("{file}: {what}"))?;

@@ -16,6 +16,8 @@ pub(super) struct Consumers {
     groups: BTreeMap<String, Position>,
     /// Cursors of which no record came since.
     cursors: BTreeSet<String>,
+    /// Records may have been lost at all, such as those of removed events.
+    pub(super) is_doubtful: bool,
 }
 
 impl Consumers {
@@ -27,6 +29,7 @@ impl Consumers {
 
     /// Records may be lost here.
     pub(super) fn doubt(&mut self) {
+        self.is_doubtful = true;
         for (name, ledger) in &self.state.groups {
             self.groups.entry(name.clone()).or_insert_with(|| guard(ledger).scanned);
         }

@@ -33,6 +33,9 @@ pub struct Repair {
     pub lost: Vec<Lost>,
     /// Consumers whose last records may be lost. They go on at an earlier place, and what comes again may have been handled.
     pub put_back: Vec<PutBack>,
+    /// A record of a removal may have stood in what is lost. Events that it removed, and that were not taken out of the files yet
+    /// ([`Store::purge`](crate::Store::purge)), are there again in the repaired store: remove them again.
+    pub may_bring_back: bool,
     /// Files that are not what they should be, and what becomes of each.
     pub files: Vec<Noted>,
     /// Bytes behind the last whole commit that a crash left there. They were never acknowledged as durable, and are not kept.
@@ -53,7 +56,7 @@ pub struct Lost {
     pub first: Position,
     /// How many positions are; 0 when only records about consumers stood here.
     pub positions: u64,
-    /// Records about consumers may have stood here, too.
+    /// Records about consumers, or of removals, may have stood here, too.
     pub records: bool,
     /// What was found.
     pub why: String,
@@ -196,6 +199,7 @@ fn told(found: &Found) -> Result<Repair> {
         events,
         lost,
         put_back: put_back.collect(),
+        may_bring_back: found.consumers.is_doubtful,
         files,
         torn_bytes: found.torn_bytes,
     })

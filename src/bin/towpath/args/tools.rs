@@ -71,9 +71,12 @@ With --yes what is whole is written to DIR.repaired, or to the directory that --
 every event its position. Where events are lost readers are told so, for exactly these positions, and it opens for writing.
 When DIR is whole nothing is written.
 
+That events were removed (`towpath stream`) is a record, too, until they are taken out of the files. Where that record may be lost it is
+told: then such events are there again in the repaired store, and are to be removed again.
+
 Exit status: without --yes 0 when nothing is damaged, 1 when something is; with it 0 when the repaired store is there and sound, or
 DIR was whole, 1 when it is there and a check still finds something; 2 when there is none. With --json an object: `oldest`, `head`, `events`, `lost` (each
-`segment`, `offset`, `length`, `first`, `positions`, `records`, `why`), `put_back` (each `consumer`, `next`), `files` (each `file`,
+`segment`, `offset`, `length`, `first`, `positions`, `records`, `why`), `put_back` (each `consumer`, `next`), `may_bring_back` (whether a record of a removal may be lost), `files` (each `file`,
 `what`), `torn_bytes`, and once written `to` and `damage`.";
 
 pub(crate) const DOCTOR_HELP: &str = "\
