@@ -721,6 +721,11 @@ fn read_newest(directory: &dyn Directory, progress: Option<Progress>) -> Result<
         end = data_end(&segment, end, segment.capacity()).max(end + ALIGN as u64);
         found.next = left.progress.durable.next();
     }
+    if let Some(progress) = progress.filter(|progress| found.end < progress.end) {
+        // So is what a writer has published, and what is not whole any more.
+        end = progress.end.min(segment.capacity());
+        found.next = found.next.max(progress.head.next());
+    }
     segment.set_written(end);
     Ok((segment, found))
 }

@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proptest::prelude::*;
 use towpath::copies::{self, Restored};
 use towpath::inspect::{self, Depth};
 use towpath::{Canal as _, Error, NewEvent, Position, Settlement, Store};
 
 use crate::support::files;
-use crate::support::told;
-use crate::support::{Scratch, noted, small};
+use crate::support::told::{self, Told};
+use crate::support::{Scratch, cases, noted, small};
 
 const MARK: &str = "BACKUP";
 
@@ -234,6 +235,34 @@ fn a_damaged_mark_is_told() {
     is_whole(&to, &scratch);
 }
 
+/// C9: numbers that nobody wrote, under a checksum that fits.
+#[test]
+fn a_forged_mark_is_refused_and_looked_at_without_harm() {
+    let scratch = Scratch::new();
+    let to = backup(&scratch);
+    let mark = to.join(MARK);
+    let sound = fs::read(&mark).unwrap();
+    let forge = |at: usize, number: u64| {
+        let mut page = sound.clone();
+        page[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        let sum = files::crc(0, &page[..4092]);
+        page[4092..].copy_from_slice(&sum.to_le_bytes());
+        fs::write(&mark, page).unwrap();
+    };
+    for (at, what) in [(40, "segment"), (48, "end"), (56, "head")] {
+        for number in [0, 1, 7, 4096, 1 << 40, u64::MAX - 1, u64::MAX] {
+            forge(at, number);
+            assert!(Store::open_read_only(&to).is_err() && small().open(&to).is_err(), "{what} {number}");
+            assert!(!inspect::verify(&to, |_| {}).unwrap().ok, "{what} {number}");
+            assert!(copies::plan_repair(&to).is_ok_and(|plan| plan.is_needed()), "{what} {number}");
+        }
+    }
+    // Control: the same numbers under the same checksum.
+    forge(40, u64::from_le_bytes(sound[40..48].try_into().unwrap()));
+    assert!(fs::read(&mark).unwrap() == sound);
+    is_whole(&to, &scratch);
+}
+
 /// As a copy of a backup may come to be that is made while the backup is brought up to date, file by file.
 #[test]
 fn a_mark_that_is_of_other_files_is_told() {
@@ -254,7 +283,7 @@ fn a_mark_that_is_of_other_files_is_told() {
         }
         assert!(!inspect::verify(&to, |_| {}).unwrap().ok);
         let plan = copies::plan_repair(&to).unwrap();
-        assert!(plan.lost.is_empty() && plan.head == store.head());
+        assert!(plan.lost.is_empty() && plan.head == store.head() && plan.files[0].file == MARK);
         // The other way round something is missing.
         fs::write(earlier.join(MARK), &newer).unwrap();
         refusals(&earlier, &scratch);
@@ -430,4 +459,128 @@ fn no_copy_is_made_inside_of_what_it_is_a_copy_of() {
     copies::restore(&from, scratch.path().join("backup-2"), |_| {}).unwrap();
     copies::restore(&from, link.join("..").join("backup-3"), |_| {}).unwrap();
     assert!(scratch.path().join("backup-3").exists());
+}
+
+/// What is rotten at the end of a store that is open is told, and no shorter backup is made of it without a word.
+#[test]
+fn of_an_open_store_whose_last_event_is_damaged_no_shorter_backup_is_made_without_a_word() {
+    for byte in [1, 30, 44] {
+        let scratch = Scratch::new();
+        let store = scratch.open();
+        fill(&store, 40);
+        let to = scratch.path().join("backup");
+        store.backup(&to).unwrap();
+        let sound = files::snapshot(&to);
+        fill(&store, 20);
+        let newest = files::newest(&scratch.store_path());
+        let last = *files::frames(&newest).last().unwrap();
+        files::flip(&newest, last.offset + byte, 1);
+        let refused = store.backup(&to).map(|made| made.head);
+        assert!(matches!(&refused, Err(Error::Damaged(damage)) if damage.offset == last.offset), "{refused:?}");
+        assert!(files::snapshot(&to) == sound, "the one before stays");
+        let elsewhere = scratch.path().join("elsewhere");
+        let made = store.backup(&elsewhere).unwrap();
+        assert_eq!(made.head, store.head());
+        assert!(made.damage.iter().any(|damage| damage.offset == last.offset), "{made:?}");
+        let plan = copies::plan_repair(&elsewhere).unwrap();
+        assert_eq!((plan.positions_lost(), plan.head), (1, store.head()));
+        // Control: as it was.
+        files::flip(&newest, last.offset + byte, 1);
+        assert_eq!(store.backup(&to).unwrap().damage, []);
+    }
+}
+
+/// What may become of a file. Places are in thousandths of its length.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Turn { place: u64, bit: u32 },
+    Cut { place: u64 },
+    Blank { place: u64 },
+    Remove,
+}
+
+fn harm() -> impl Strategy<Value = Harm> {
+    prop_oneof![
+        3 => (0..1_000u64, 0..8u32).prop_map(|(place, bit)| Harm::Turn { place, bit }),
+        2 => (0..1_000u64).prop_map(|place| Harm::Cut { place }),
+        1 => (0..1_000u64).prop_map(|place| Harm::Blank { place }),
+        1 => Just(Harm::Remove),
+    ]
+}
+
+fn do_harm(file: &Path, harm: Harm) {
+    let at = |place| fs::metadata(file).unwrap().len() * place / 1_000;
+    match harm {
+        Harm::Turn { place, bit } => files::flip(file, at(place), bit),
+        Harm::Cut { place } => files::set_len(file, at(place)),
+        Harm::Blank { place } => files::blank_from(file, at(place)),
+        Harm::Remove => fs::remove_file(file).unwrap(),
+    }
+}
+
+/// The events of a store and how its consumers stand, if it says so without an error.
+fn says(path: &Path) -> Result<(Vec<Told>, String), Error> {
+    let store = Store::open_read_only(path)?;
+    let (events, mut errors) = told::read(&store, towpath::Query::new());
+    let consumers = format!("{:?}", store.consumers()?);
+    errors.pop().map_or(Ok((events, consumers)), Err)
+}
+
+/// Harms a file of a copy of a backup. What is wrong then: it is taken for whole, and is not what was there.
+fn faults(whole: &Path, file: usize, harm: Harm, is_marked: bool) -> Vec<&'static str> {
+    let scratch = Scratch::in_memory();
+    let to = scratch.path().join("backup");
+    files::copy(whole, &to);
+    let mut harmed = files::with_extension(&to, "seg");
+    if is_marked {
+        harmed.push(to.join(MARK));
+    } else {
+        fs::remove_file(to.join(MARK)).unwrap();
+    }
+    let harmed = &harmed[file % harmed.len()];
+    if matches!(harm, Harm::Remove) && harmed.ends_with(MARK) {
+        return Vec::new();
+    }
+    do_harm(harmed, harm);
+    let before = says(whole).unwrap();
+    let mut faults = Vec::new();
+    if says(&to).is_ok_and(|said| said != before) {
+        faults.push("readers see something else");
+    }
+    if inspect::verify(&to, |_| {}).is_ok_and(|verdict| verdict.ok)
+        && restore(&to, &scratch).is_ok()
+        && says(&scratch.path().join("restored")).unwrap() != before
+    {
+        faults.push("it is called whole, and something else is restored");
+    }
+    if restore(&to, &scratch).is_ok_and(|made| made.damage.is_empty())
+        && says(&scratch.path().join("restored")).unwrap() != before
+    {
+        faults.push("something else is restored without a word");
+    }
+    faults
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(16), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever becomes of one of its files, it is told, or it does not matter.
+    #[test]
+    fn no_harm_to_a_file_of_a_backup_passes_without_a_word(harms in prop::collection::vec((any::<usize>(), harm()), 8)) {
+        let scratch = Scratch::in_memory();
+        let whole = backup(&scratch);
+        for (file, harm) in harms {
+            prop_assert_eq!(faults(&whole, file, harm, true), [] as [&str; 0], "{:?} of file {}", harm, file);
+        }
+    }
+}
+
+/// Control: of a backup without a mark some harm passes.
+#[test]
+fn some_harm_to_a_backup_without_a_mark_passes() {
+    let scratch = Scratch::in_memory();
+    let whole = backup(&scratch);
+    let newest = files::segments(&whole).len() - 1;
+    assert_eq!(faults(&whole, newest, Harm::Remove, false).len(), 3);
+    assert_eq!(faults(&whole, newest, Harm::Remove, true), [] as [&str; 0]);
 }

@@ -16,7 +16,7 @@ use crate::format::{PAGE, limits};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::log::index::Index;
 use crate::log::lock::{self, Left};
-use crate::log::mark::{self, Marked};
+use crate::log::mark::{self, Marked, Misfit};
 use crate::log::parts::Part;
 use crate::log::recover::segments;
 use crate::log::scan::{AtDamage, Tail, data_end, scan};
@@ -178,23 +178,22 @@ impl Looking<'_> {
         Ok((headers, store))
     }
 
-    /// The mark of a backup, if it is whole and of these files.
+    /// The mark of a backup, unless it is damaged, or is of other files than these.
     fn marked(&mut self, headers: &Headers) -> Result<Option<Mark>> {
-        let what = match mark::read(self.directory)? {
-            None => return Ok(None),
-            Some(Marked::Sound(mark)) => {
-                let of_these = |header: &Header| header.nonce == mark.nonce;
-                let is_newest = headers.keys().all(|first| *first <= mark.segment)
-                    && headers.get(&mark.segment).and_then(Option::as_ref).is_none_or(of_these);
-                if is_newest && mark.store == self.store {
-                    return Ok(Some(mark));
+        let Some(marked) = mark::read(self.directory)? else { return Ok(None) };
+        for first in headers.keys().rev() {
+            let Some(Opened { segment, .. }) = self.open(*first, headers)? else { continue };
+            let found = scan(&segment, segment.capacity(), AtDamage::PassOver)?;
+            match (marked.misfit(&segment, found.end, found.next), marked) {
+                (Some(Misfit::Mark { why, .. }), _) => {
+                    let what = format!("{why}; it is left out, and nothing tells whether the backup has lost its end");
+                    self.noted.push(Noted { file: backup::NAME.to_owned(), what });
+                    return Ok(None);
                 }
-                "it is the mark of other files than these"
+                (_, Marked::Sound(mark)) => return Ok(Some(mark)),
+                (_, Marked::Damaged) => return Ok(None),
             }
-            Some(Marked::Damaged) => "it is damaged",
-        };
-        let what = format!("{what}, so nothing tells whether the backup has lost its end; it is left out");
-        self.noted.push(Noted { file: backup::NAME.to_owned(), what });
+        }
         Ok(None)
     }
 
