@@ -19,7 +19,7 @@ use crate::log::Log;
 use crate::log::grow;
 use crate::log::heads::{self, Known};
 use crate::log::parts::{Part, read_header};
-use crate::log::recover::open_reader;
+use crate::log::recover::reader::open_reader;
 use crate::log::removals::Removals;
 use crate::log::scan::unknown_record;
 use crate::log::state::State;

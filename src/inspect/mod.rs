@@ -16,10 +16,11 @@ use crate::event::query::Query;
 use crate::format::VERSION;
 use crate::format::frame::Frame;
 use crate::id::{Position, StoreId, Timestamp};
+use crate::log::Log;
 use crate::log::reader::Reader;
+use crate::log::recover::reader::open_reader;
 use crate::log::retain::{self, Plan, Retention};
 use crate::log::terms::Filter;
-use crate::log::{Log, recover};
 use crate::segment::disk::RealDisk;
 use crate::sync::guard;
 
@@ -170,7 +171,7 @@ pub fn types(path: impl AsRef<Path>) -> Result<Survey<TypeSummary>> {
 }
 
 fn open(path: &Path) -> Result<Arc<Log>> {
-    Ok(recover::open_reader(&RealDisk, path)?.0)
+    Ok(open_reader(&RealDisk, path)?.0)
 }
 
 /// Calls `each` for every event of users that is whole, and gives what is not.

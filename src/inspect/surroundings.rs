@@ -7,7 +7,8 @@ use crate::format::PAGE;
 use crate::format::frame::{Found, flag};
 use crate::id::{Position, Timestamp};
 use crate::log::lock;
-use crate::log::recover::{QUARANTINE, open_reader};
+use crate::log::recover::QUARANTINE;
+use crate::log::recover::reader::open_reader;
 use crate::segment::disk::{Disk as _, LiesOn, RealDisk};
 use crate::segment::{Segment, after};
 

@@ -8,7 +8,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::format::limits;
 use crate::log::grow::Manner;
-use crate::log::recover;
+use crate::log::recover::{open_writer, reader::open_reader};
 use crate::log::retain::Retention;
 use crate::segment::disk::{Disk, Prepared, RealDisk};
 use crate::store::{Inner, Store};
@@ -137,7 +137,7 @@ impl Options {
             return Err(Error::invalid(what, &self.segment_bytes.to_string(), why));
         }
         let manner = self.manner();
-        let opened = recover::open_writer(&*self.disk, path.as_ref(), self.create, manner, &*self.clock)?;
+        let opened = open_writer(&*self.disk, path.as_ref(), self.create, manner, &*self.clock)?;
         let (log, recovery) = (opened.log.clone(), opened.recovery.clone());
         let settings = Settings {
             manner,
@@ -182,6 +182,6 @@ pub(super) fn open_read_only(path: &Path) -> Result<Store> {
 }
 
 fn open_on(disk: &dyn Disk, path: &Path, clock: Arc<dyn Clock>) -> Result<Store> {
-    let (log, recovery) = recover::open_reader(disk, path)?;
+    let (log, recovery) = open_reader(disk, path)?;
     Ok(Store { inner: Arc::new(Inner::new(log, None, recovery, clock)) })
 }

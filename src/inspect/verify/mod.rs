@@ -18,7 +18,7 @@ use crate::inspect::verify::revisions::Revisions;
 use crate::log::Log;
 use crate::log::mark::{self, Misfit};
 use crate::log::parts::Part;
-use crate::log::recover::open_reader_anyhow;
+use crate::log::recover::reader::open_reader_anyhow;
 use crate::log::scan::{AtDamage, Tail, scan};
 use crate::segment::disk::{Disk, RealDisk};
 
