@@ -51,20 +51,28 @@ pub(crate) fn read(directory: &dyn Directory) -> Result<Option<Marked>> {
 /// Holds the mark, if there is one, against the newest segment that is there, where its last whole commit ends, and the
 /// position that comes next.
 pub(crate) fn check(directory: &dyn Directory, newest: &Segment, end: u64, next: Position) -> Result<Option<Misfit>> {
-    Ok(read(directory)?.and_then(|marked| marked.misfit(newest, end, next)))
+    Ok(read(directory)?.and_then(|marked| marked.held_against(newest, end, next).err()))
 }
 
 impl Marked {
-    pub(crate) fn misfit(self, newest: &Segment, end: u64, next: Position) -> Option<Misfit> {
+    pub(crate) fn sound(self) -> Option<Mark> {
+        match self {
+            Self::Sound(mark) => Some(mark),
+            Self::Damaged => None,
+        }
+    }
+
+    /// What it says, if that is so.
+    pub(crate) fn held_against(self, newest: &Segment, end: u64, next: Position) -> Result<Mark, Misfit> {
         let Self::Sound(mark) = self else {
             let why = "its checksum does not fit, so it does not say any more where the backup ends".to_owned();
-            return Some(Misfit::Mark { why, next });
+            return Err(Misfit::Mark { why, next });
         };
         let (first, head) = (newest.first(), next.previous());
         let name = file_name(mark.segment);
         let other = |what: &str| {
             let why = format!("it is not of these files: it says that the backup ends with {name}, and {what}");
-            Some(Misfit::Mark { why, next })
+            Err(Misfit::Mark { why, next })
         };
         let lost = |offset: u64, what: &str| Damage {
             segment: name.clone(),
@@ -83,14 +91,14 @@ impl Marked {
             return other(&format!("{} follows", newest.name()));
         }
         if mark.segment > first {
-            return Some(Misfit::Missing(lost(0, "the segment is missing: the backup ends")));
+            return Err(Misfit::Missing(lost(0, "the segment is missing: the backup ends")));
         }
         if mark.nonce != newest.header.nonce {
             return other("that one is another file");
         }
         match end {
-            _ if (end, head) == (mark.end, mark.head) => None,
-            _ if end < mark.end => Some(Misfit::Short(lost(end, "the backup ends here"))),
+            _ if (end, head) == (mark.end, mark.head) => Ok(mark),
+            _ if end < mark.end => Err(Misfit::Short(lost(end, "the backup ends here"))),
             _ => other(&format!("position {}, and that one goes up to {head}", mark.head)),
         }
     }

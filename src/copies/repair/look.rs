@@ -16,7 +16,7 @@ use crate::format::{PAGE, limits};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::log::index::Index;
 use crate::log::lock::{self, Left};
-use crate::log::mark::{self, Marked, Misfit};
+use crate::log::mark::{self, Misfit};
 use crate::log::parts::Part;
 use crate::log::recover::segments;
 use crate::log::scan::{AtDamage, Tail, data_end, scan};
@@ -184,15 +184,12 @@ impl Looking<'_> {
         for first in headers.keys().rev() {
             let Some(Opened { segment, .. }) = self.open(*first, headers)? else { continue };
             let found = scan(&segment, segment.capacity(), AtDamage::PassOver)?;
-            match (marked.misfit(&segment, found.end, found.next), marked) {
-                (Some(Misfit::Mark { why, .. }), _) => {
-                    let what = format!("{why}; it is left out, and nothing tells whether the backup has lost its end");
-                    self.noted.push(Noted { file: backup::NAME.to_owned(), what });
-                    return Ok(None);
-                }
-                (_, Marked::Sound(mark)) => return Ok(Some(mark)),
-                (_, Marked::Damaged) => return Ok(None),
+            if let Err(Misfit::Mark { why, .. }) = marked.held_against(&segment, found.end, found.next) {
+                let what = format!("{why}; it is left out, and nothing tells whether the backup has lost its end");
+                self.noted.push(Noted { file: backup::NAME.to_owned(), what });
+                return Ok(None);
             }
+            return Ok(marked.sound());
         }
         Ok(None)
     }

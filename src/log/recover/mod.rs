@@ -18,7 +18,7 @@ use crate::log::counts::Counts;
 use crate::log::grow::{self, Beginning, Manner, SPARE_NAME, Spare};
 use crate::log::heads::{Heads, Known};
 use crate::log::lock::{self, Held, Left};
-use crate::log::mark::{self, Marked};
+use crate::log::mark;
 use crate::log::parts::{Part, Parts};
 use crate::log::recover::again::write_again;
 use crate::log::recover::newest::{Newest, find_newest};
@@ -107,10 +107,8 @@ pub(crate) fn open_writer(
 fn marked_end(directory: &dyn Directory) -> Result<Option<Left>> {
     let Some(marked) = mark::read(directory)? else { return Ok(None) };
     let (segment, found) = read_newest(directory, None)?;
-    match (marked.misfit(&segment, found.end, found.next), marked) {
-        (None, Marked::Sound(mark)) => Ok(Some(mark.as_left())),
-        (misfit, _) => misfit.map_or(Ok(None), |misfit| Err(misfit.into_error(directory))),
-    }
+    let mark = marked.held_against(&segment, found.end, found.next);
+    mark.map(|mark| Some(mark.as_left())).map_err(|misfit| misfit.into_error(directory))
 }
 
 /// Removes the mark of a backup that is a store from now on: from where it was to end, more will come.
