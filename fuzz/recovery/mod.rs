@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use towpath::{Commit, Durability, Error, NewEvent, Options, Position, Query, Reader, Store, inspect};
+use towpath::{Commit, Durability, Error, NewEvent, Options, Position, Query, Reader, Store, copies, inspect};
 
 mod forge;
 
@@ -75,7 +75,10 @@ struct Done {
 pub(crate) fn run(input: &[u8]) {
     let Some((&choice, program)) = input.split_first() else { return };
     let bases = bases();
-    let base = &bases[usize::from(choice) % bases.len()];
+    let base = match choice {
+        0x80..=0x9f => backup(),
+        _ => &bases[usize::from(choice) % bases.len()],
+    };
     let mut entries: BTreeMap<String, Entry> =
         base.files.iter().map(|(name, bytes)| (name.clone(), Entry::File(bytes.clone()))).collect();
     let mut done = Done::default();
@@ -330,6 +333,19 @@ fn bases() -> &'static [Base] {
             base(Durability::Sync, 3, false),
             base(Durability::Os, 3, false),
         ]
+    })
+}
+
+/// A backup with the mark of its end, which knows what is durable as a lock file does.
+fn backup() -> &'static Base {
+    static BACKUP: OnceLock<Base> = OnceLock::new();
+    BACKUP.get_or_init(|| {
+        let store = base(Durability::Sync, 3, true);
+        let scratch = Scratch::new();
+        let [from, to] = ["store", "backup"].map(|name| scratch.0.join(name));
+        write(&from, &store.files.into_iter().map(|(name, bytes)| (name, Entry::File(bytes))).collect());
+        copies::backup(from, &to, |_| {}).expect("a good store");
+        Base { files: files(&to), ..store }
     })
 }
 
