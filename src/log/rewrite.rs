@@ -204,9 +204,12 @@ impl Rewrite {
         let positions = frame.positions();
         match &mut self.gap {
             Some(gap) if gap.positions + positions <= gap::MOST => gap.positions += positions,
-            _ => {
-                // Only where more than half a billion positions are gone is there one already.
-                self.put_gap(false);
+            gap => {
+                // Only where more than half a billion positions are gone is there one already. What is kept before waits:
+                // its commit may go on behind the gap.
+                if gap.is_some() {
+                    self.put_gap(false);
+                }
                 self.gap = Some(Missing { first: frame.position(), positions, time: frame.time() });
             }
         }

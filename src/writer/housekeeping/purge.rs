@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::control::Control;
+use crate::id::Position;
 use crate::log::purge::{Pass, Purge, Purged};
 use crate::sync::guard;
 use crate::sync::primitive::PoisonError;
@@ -74,12 +75,24 @@ impl Desk {
         }
     }
 
-    /// Begins a pass, if there is anything to do.
-    pub(super) fn begin_purge(&self) -> Option<Purging> {
+    /// Begins a pass, if there is anything to do. The segment that begins at `finished` is the latest that is on the disk for
+    /// being sealed.
+    pub(super) fn begin_purge(&self, finished: Option<Position>) -> Option<Purging> {
         let serves = guard(&self.jobs).passes.wanted;
         let Some(removals) = self.log.removals() else { return self.end_pass(serves, Ok(Purged::default())) };
-        // Where half of a removal can be seen, the other half must not be lost with the record that told of it.
-        if let Err(error) = self.log.parts.newest().segment.sync() {
+        // Where half of a removal can be seen, the other half must not be lost with the record that told of it: that is in the
+        // newest segment by now, and stands for as long as every one before it does.
+        let failure = guard(&self.jobs).failure.clone();
+        if let Some(error) = failure {
+            return self.end_pass(serves, Err(error));
+        }
+        let newest = self.log.parts.newest().segment.clone();
+        let before = self.log.parts.firsts().into_iter().rfind(|first| *first < newest.first());
+        if before.is_some_and(|before| before >= self.began && finished < Some(before)) {
+            // It was sealed meanwhile, and comes first.
+            return None;
+        }
+        if let Err(error) = newest.sync() {
             guard(&self.jobs).failure.get_or_insert(error.clone());
             return self.end_pass(serves, Err(error));
         }

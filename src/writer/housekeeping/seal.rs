@@ -29,6 +29,8 @@ pub(super) struct Sealing {
     all_kept: bool,
     /// Everything before this position has its index file.
     indexed: Position,
+    /// The latest that was sealed and is on the disk begins here.
+    finished: Option<Position>,
     merging: Option<Merge>,
     purging: Option<Purging>,
 }
@@ -54,7 +56,13 @@ impl Desk {
 
     pub(super) fn begin_sealing(&self) -> Sealing {
         // There may be something to merge that was left when the store was closed.
-        Sealing { all_kept: true, indexed: self.began, merging: self.begin_merge(self.began), purging: None }
+        Sealing {
+            all_kept: true,
+            indexed: self.began,
+            finished: None,
+            merging: self.begin_merge(self.began),
+            purging: None,
+        }
     }
 
     /// One piece of it, without a thread. `false`: there is nothing to do.
@@ -79,11 +87,12 @@ impl Desk {
             Job::Seal(part) => {
                 self.changed.notify_all();
                 sealing.all_kept &= self.finish(&part, sealing.all_kept);
+                sealing.finished = Some(part.segment.first());
                 self.order_purge();
                 sealing.indexed = part.segment.last().map_or(sealing.indexed, Position::next);
                 sealing.merging = sealing.merging.take().or_else(|| self.begin_merge(sealing.indexed));
             }
-            Job::BeginPurge => sealing.purging = self.begin_purge(),
+            Job::BeginPurge => sealing.purging = self.begin_purge(sealing.finished),
             Job::Purge => sealing.purging = sealing.purging.take().and_then(|purging| self.go_on_purging(purging)),
             Job::Merge => {
                 let indexed = sealing.indexed;
