@@ -8,10 +8,10 @@
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     use std::process::ExitCode;
-    use towpath::simulation::{Figures, run};
+    use towpath::simulation::{Figures, run_as_of};
 
-    let Some(Arguments { seeds, start, goes_on }) = Arguments::read() else {
-        eprintln!("usage: simulate [--seeds N] [--start S] [--go-on]");
+    let Some(Arguments { seeds, start, goes_on, edition }) = Arguments::read() else {
+        eprintln!("usage: simulate [--seeds N] [--start S] [--go-on] [--edition N]");
         return ExitCode::from(2);
     };
     let begun = std::time::Instant::now();
@@ -19,7 +19,7 @@ fn main() -> std::process::ExitCode {
     // A panic of the store is told with its seed.
     std::panic::set_hook(Box::new(|_| ()));
     for seed in start..start.saturating_add(seeds) {
-        match run(seed) {
+        match run_as_of(edition, seed) {
             Ok(more) => figures += more,
             Err(what) => {
                 eprintln!("seed {seed}: {what}");
@@ -47,17 +47,19 @@ struct Arguments {
     seeds: u64,
     start: u64,
     goes_on: bool,
+    edition: u32,
 }
 
 #[cfg(target_os = "linux")]
 impl Arguments {
     fn read() -> Option<Self> {
-        let mut read = Self { seeds: 100, start: 0, goes_on: false };
+        let mut read = Self { seeds: 100, start: 0, goes_on: false, edition: towpath::simulation::EDITION };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
             match name.as_str() {
                 "--seeds" => read.seeds = arguments.next()?.parse().ok()?,
                 "--start" => read.start = arguments.next()?.parse().ok()?,
+                "--edition" => read.edition = arguments.next()?.parse().ok()?,
                 "--go-on" => read.goes_on = true,
                 _ => return None,
             }

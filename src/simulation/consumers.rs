@@ -142,7 +142,9 @@ impl World {
         let copier = at(COPIER).unwrap_or(1);
         for source in self.model.sources() {
             let copied = self.model.results.contains_key(&(COPIED.to_owned(), source));
-            ensure(copied == (source < copier), || {
+            // What was removed it may have passed over.
+            let passed = !copied && source < copier && self.model.is_gone(source);
+            ensure(copied == (source < copier) || passed, || {
                 format!("the copier is at {copier}, and whether {source} was copied is {copied}")
             })?;
         }
@@ -158,12 +160,14 @@ impl World {
                     let next = self.consumers.audit.next;
                     ensure(at == next, || format!("audit begins at {at}, and is at {next}"))?;
                     open.audit = Some(cursor);
+                    open.audit_since = self.removals.count;
                 }
                 Err(error) => return self.expected(error),
             }
         }
         let Some(cursor) = &mut open.audit else { return Ok(()) };
         let most = self.chance.from(1..=12) as usize;
+        let since = open.audit_since;
         let (batch, store) = match cursor.pull_batch(most, Duration::ZERO) {
             Ok(batch) => (batch, open.store.clone()),
             Err(error) => return self.expected(error),
@@ -172,10 +176,13 @@ impl World {
         for delivery in &batch {
             let position = delivery.position().get();
             let from = self.consumers.audit.handed_out + 1;
-            let users = |at: &u64| self.model.at(*at).is_some_and(|known| !known.stream.starts_with('$'));
+            let users = |at: &u64| {
+                self.model.at(*at).is_some_and(|known| known.gone.is_none() && !known.stream.starts_with('$'))
+            };
             let passed = (from..position).find(users);
             ensure(position >= from && passed.is_none(), || format!("audit got {position}, and {passed:?} not"))?;
             self.model.check(delivery.event(), store.id())?;
+            self.model.check_served(position, since)?;
             self.consumers.audit.handed_out = position;
         }
         Ok(())
@@ -214,10 +221,14 @@ impl World {
             // What it holds is given back, and what it said is written.
             open.mail = None;
             match group(&open.store, MAIL).and_then(|group| group.member()) {
-                Ok(member) => open.mail = Some(member),
+                Ok(member) => {
+                    open.mail = Some(member);
+                    open.mail_since = self.removals.count;
+                }
                 Err(error) => return self.expected(error),
             }
         }
+        let since = open.mail_since;
         let Some(member) = &mut open.mail else { return Ok(()) };
         let most = self.chance.from(1..=6) as usize;
         let (batch, store) = match member.pull_batch(most, Duration::ZERO) {
@@ -229,6 +240,7 @@ impl World {
         for delivery in &batch {
             self.model.check(delivery.event(), store.id())?;
             self.check_delivery(&delivery, &pulled)?;
+            self.model.check_served(delivery.position().get(), since)?;
             pulled.insert(delivery.position().get());
         }
         let mut done = Vec::new();
@@ -288,7 +300,7 @@ impl World {
             let same = self.model.at(*before).is_some_and(|known| known.stream == delivery.stream());
             let over = self.consumers.mail.get(before).is_some_and(|mail| mail.done)
                 || self.model.letters.contains_key(&(MAIL, *before));
-            same && !over && !pulled.contains(before)
+            same && !over && !pulled.contains(before) && !self.model.is_gone(*before)
         });
         ensure(overtaken.is_none(), || format!("{position} overtakes {overtaken:?}"))
     }
@@ -395,7 +407,7 @@ impl World {
     fn last_of_users(&self) -> u64 {
         (1..=self.model.head())
             .rev()
-            .find(|at| self.model.at(*at).is_some_and(|known| !known.stream.starts_with('$')))
+            .find(|at| self.model.at(*at).is_some_and(|known| known.gone.is_none() && !known.stream.starts_with('$')))
             .unwrap_or(0)
     }
 
@@ -404,7 +416,10 @@ impl World {
         let Some(open) = &mut self.open else { return Ok(()) };
         if open.mail.is_none() {
             match group(&open.store, MAIL).and_then(|group| group.member()) {
-                Ok(member) => open.mail = Some(member),
+                Ok(member) => {
+                    open.mail = Some(member);
+                    open.mail_since = self.removals.count;
+                }
                 Err(error) => return self.expected(error),
             }
         }
@@ -428,6 +443,9 @@ impl World {
 
     fn check_drained(&self) -> Check {
         for source in self.model.sources() {
+            if self.model.is_gone(source) {
+                continue;
+            }
             let done = self.consumers.mail.get(&source).is_some_and(|mail| mail.done);
             let letter = self.model.letters.contains_key(&(MAIL, source));
             ensure(done || letter, || format!("{source} never came to the mail group"))?;

@@ -41,6 +41,8 @@ pub(super) struct State {
     /// How many operations yet find no room.
     full_for: u64,
     pub(super) weakness: Option<Weakness>,
+    /// This process has opened a store.
+    pub(super) recovered: bool,
     /// Two names cannot change places at once.
     cannot_exchange: bool,
     pub(super) told: Told,
@@ -109,6 +111,7 @@ impl SimDisk {
             faults: Vec::new(),
             full_for: 0,
             weakness,
+            recovered: false,
             cannot_exchange: false,
             told: Told::default(),
         })))
@@ -159,7 +162,8 @@ impl SimDisk {
 
     /// A store was opened: it saw what there is, and made that last.
     pub(crate) fn is_recovered(&self) {
-        self.state().told.lost_pages = false;
+        let mut state = self.state();
+        (state.told.lost_pages, state.recovered) = (false, true);
     }
 
     /// How many files stand in a directory.
@@ -333,7 +337,7 @@ impl State {
             }
         }
         self.process += 1;
-        (self.alive, self.end_at) = (true, None);
+        (self.alive, self.end_at, self.recovered) = (true, None, false);
         Ok(())
     }
 }

@@ -99,4 +99,10 @@ pub enum Weakness {
     CheckpointOutside,
     /// Results are written first, and the checkpoint with a commit of its own.
     TwoCommits,
+    /// What was removed goes from segments before the record that says so is on the disk.
+    RemovalUnsynced,
+    /// A segment that is written again lacks an event that was not removed.
+    PurgesTooMuch,
+    /// Syncing a segment that is written again does nothing, and it takes its place all the same.
+    PurgedUnsynced,
 }

@@ -70,7 +70,14 @@ impl SimFile {
         let (mut state, fault) = self.act(Kind::Sync)?;
         let state = &mut *state;
         let is_copy = || self.path.to_string_lossy().ends_with(".seg.tmp");
-        if state.weakness == Some(Weakness::NoSync) || state.weakness == Some(Weakness::CopiesUnsynced) && is_copy() {
+        let syncs = match state.weakness {
+            Some(Weakness::NoSync) => false,
+            Some(Weakness::CopiesUnsynced) => !is_copy(),
+            // Once the store is open, that is what such a file is for.
+            Some(Weakness::PurgedUnsynced) => !(state.recovered && is_copy()),
+            _ => true,
+        };
+        if !syncs {
             return Ok(());
         }
         let inode = &mut state.platter.inodes[self.inode];

@@ -74,7 +74,7 @@ impl World {
     }
 
     /// Whether there is a store, and a process.
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         self.open.is_some() && !self.told && self.disk.is_alive()
     }
 

@@ -3,7 +3,8 @@
 //!
 //! `chance` draws, `platter` is what the disk holds, `disk` and `file` are what a process sees of it, `faults` is what goes
 //! wrong. `world` lives through a seed, `model` says what may be seen of the log, and `consumers` what may be seen of
-//! those who read it; `history` lets go of what is old. `scenes` plays again what once went wrong.
+//! those who read it; `history` lets go of what is old, and `removals` removes events from streams. `scenes` plays again what
+//! once went wrong.
 
 mod chance;
 mod consumers;
@@ -16,6 +17,7 @@ mod history;
 mod meddle;
 mod model;
 mod platter;
+mod removals;
 #[cfg(test)]
 mod scenes;
 mod world;
@@ -66,6 +68,10 @@ pub struct Figures {
     pub let_go: u64,
     /// Dead letters that were handed out again.
     pub redriven: u64,
+    /// Events that were asked to be removed from their streams.
+    pub removed: u64,
+    /// How often that was to go from the files.
+    pub purges: u64,
     /// Media that changed the end of the log so that it looks torn: it is in `quarantine/`.
     pub looks_torn: u64,
 }
@@ -105,6 +111,8 @@ impl AddAssign for Figures {
         self.looks_torn += other.looks_torn;
         self.let_go += other.let_go;
         self.redriven += other.redriven;
+        self.removed += other.removed;
+        self.purges += other.purges;
     }
 }
 
@@ -126,6 +134,8 @@ impl fmt::Display for Figures {
             ("events taken as durability allows", self.taken),
             ("old segments let go of", self.let_go),
             ("dead letters redriven", self.redriven),
+            ("events removed from streams", self.removed),
+            ("purges begun", self.purges),
             ("damage told", self.told),
             ("  ends that damage made look torn", self.looks_torn),
             ("lies of a medium with no trace", self.lied),
@@ -138,12 +148,24 @@ impl fmt::Display for Figures {
     }
 }
 
+/// What this simulation does. An earlier edition leaves out what came later, so that its seeds are the runs that they were:
+/// 1 is all that no later one names, 2 removes events from streams.
+pub const EDITION: u32 = 2;
+
 /// Lives through a seed.
 ///
 /// # Errors
 /// What was seen that may not be seen.
 pub fn run(seed: u64) -> Result<Figures, Box<Failed>> {
-    run_weakened(seed, None)
+    lives(World::new(seed, None, EDITION))
+}
+
+/// The same as of an [edition](EDITION).
+///
+/// # Errors
+/// As [`run`].
+pub fn run_as_of(edition: u32, seed: u64) -> Result<Figures, Box<Failed>> {
+    lives(World::new(seed, None, edition))
 }
 
 /// The same with something weaker than it should be, for controls.
@@ -151,7 +173,10 @@ pub fn run(seed: u64) -> Result<Figures, Box<Failed>> {
 /// # Errors
 /// As [`run`].
 pub fn run_weakened(seed: u64, weakness: Option<Weakness>) -> Result<Figures, Box<Failed>> {
-    let mut world = World::new(seed, weakness);
+    lives(World::new(seed, weakness, EDITION))
+}
+
+fn lives(mut world: World) -> Result<Figures, Box<Failed>> {
     let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
     let told = world.disk.told();
     let (compared, wrong) = (world.model.compared.get(), world.model.wrong.get());

@@ -85,12 +85,14 @@ pub(super) enum What {
 pub(super) struct Known {
     pub(super) what: What,
     pub(super) stream: String,
-    revision: u64,
+    pub(super) revision: u64,
     time: Timestamp,
     /// Its commit goes on with another event. What consumers write may go on with a control record only, so of that
     /// nothing is known.
     pub(super) more: bool,
     flag: bool,
+    /// The removal that took it.
+    pub(super) gone: Option<u64>,
 }
 
 /// The log as it was seen.
@@ -108,8 +110,8 @@ pub(super) struct Model {
     /// The oldest position that is kept, and the one that was to be when old segments were let go of last.
     pub(super) oldest: u64,
     pub(super) may_keep_from: u64,
-    /// By letter: where its copy stands.
-    pub(super) copies: BTreeMap<u64, u64>,
+    /// By letter: where its copies stand. There is one, and another when that was removed.
+    pub(super) copies: BTreeMap<u64, Vec<u64>>,
     handed_in: u64,
     /// Events that were compared with what was written, and how many were wrong.
     pub(super) compared: Cell<u64>,
@@ -162,7 +164,9 @@ impl Model {
             format!("{position} had revision {}, and has {}", known.revision, event.revision())
         })?;
         ensure(event.time() == known.time, || format!("{position} has another time"))?;
-        ensure(event.commit_goes_on() == known.flag, || format!("{position} ends its commit otherwise"))
+        // Where the rest of its commit was removed, an event may be the last of it.
+        let is_last = known.flag && self.is_gone(position + 1);
+        ensure(event.commit_goes_on() == known.flag || is_last, || format!("{position} ends its commit otherwise"))
     }
 
     /// Takes in the event that comes next.
@@ -216,12 +220,14 @@ impl Model {
             What::Copy { letter } => {
                 let is_letter = matches!(self.at(*letter).map(|known| &known.what), Some(What::Letter { .. }));
                 ensure(is_letter, || format!("{position} copies {letter}, which is no dead letter"))?;
-                let twice = self.copies.insert(*letter, position);
+                let before = self.copies.get(letter).cloned().unwrap_or_default();
+                let twice = before.iter().find(|copy| !self.is_gone(**copy));
                 ensure(twice.is_none(), || format!("{letter} was copied twice, to {twice:?} and {position}"))?;
+                self.copies.entry(*letter).or_default().push(position);
             }
         }
         self.revisions.insert(stream.clone(), revision);
-        self.log.push(Known { what, stream, revision, time, more, flag });
+        self.log.push(Known { what, stream, revision, time, more, flag, gone: None });
         Ok(())
     }
 
@@ -320,7 +326,12 @@ impl Model {
                     }
                     self.letters.retain(|_, places| !places.is_empty());
                 }
-                What::Copy { letter } => drop(self.copies.remove(&letter)),
+                What::Copy { letter } => {
+                    if let Some(copies) = self.copies.get_mut(&letter) {
+                        copies.pop();
+                    }
+                    self.copies.retain(|_, copies| !copies.is_empty());
+                }
             }
         }
         Ok(())

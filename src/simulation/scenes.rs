@@ -10,13 +10,14 @@ use crate::error::Error;
 use crate::event::draft::NewEvent;
 use crate::event::query::Query;
 use crate::format::term::{Kind, Term};
-use crate::id::Position;
+use crate::id::{Position, Revision};
 use crate::log::retain::Retention;
 use crate::simulation::chance::Chance;
 use crate::simulation::disk::{End, SimDisk};
 use crate::simulation::faults::Fault;
 use crate::store::Store;
 use crate::store::options::Options;
+use crate::writer::commit::Commit;
 use crate::writer::durability::Durability;
 
 const CUT: End = End::PowerCut { piece: 512 };
@@ -216,4 +217,111 @@ fn an_index_file_names_nothing_behind_what_the_asker_has_seen() {
     let places = part.index.postings(term, 0, limit);
     assert_eq!((places.len(), part.index.postings(term, 0, part.segment.written()).len()), (1, 11));
     assert_eq!(part.index.latest(term, limit, |_, _| true), places.first().copied());
+}
+
+/// Housekeeping until there is none.
+fn housekeep(store: &Store) {
+    while store.step().unwrap_or(false) {}
+}
+
+#[test]
+fn a_commit_that_lost_an_event_in_its_middle_is_still_one_commit_with_its_key() {
+    let store = open(&disk(1), Durability::Sync);
+    let commit = || {
+        let mut commit = Commit::new();
+        for stream in ["cart-1", "cart-2", "cart-1", "cart-3"] {
+            commit.event(stream, NewEvent::new("placed", stream));
+        }
+        commit.key("order").clone()
+    };
+    store.commit(&commit()).unwrap();
+    // Twice, as what is a gap already is written again, too.
+    for stream in ["cart-2", "cart-4"] {
+        for _ in 0..2 {
+            store.append(stream, NewEvent::new("placed", "")).unwrap();
+        }
+        store.truncate_stream(stream, Revision::new(2)).unwrap();
+        store.purge().unwrap();
+        housekeep(&store);
+        let again = store.commit(&commit()).unwrap();
+        assert!(again.is_duplicate() && again.last() == Position::new(4), "{again:?}");
+        let ends = store.read(Query::new().stream("cart-1").or(Query::new().stream("cart-3")));
+        let goes_on: Vec<bool> = ends.map(|event| event.unwrap().commit_goes_on()).collect();
+        assert_eq!(goes_on, [true, true, false]);
+    }
+    let mut other = commit();
+    other.event("cart-1", NewEvent::new("another", ""));
+    assert!(matches!(store.commit(&other), Err(Error::KeyReused { .. })), "control: it is compared");
+}
+
+/// What can be seen of ten events of `cart-1` in a first segment, of which the first nine were removed.
+fn all_or_none(store: &Store, context: &str) -> bool {
+    let here = read(store).into_iter().filter(|position| *position <= 10).collect::<Vec<_>>();
+    let removed = here == [10];
+    assert!(removed || here == (1..=10).collect::<Vec<_>>(), "{context}: {here:?}");
+    removed
+}
+
+#[test]
+fn a_removal_is_whole_or_not_at_all_wherever_it_and_its_purge_are_cut_short() {
+    let (mut ended, mut kept, mut undone) = (0, 0, 0);
+    let ways = [(Durability::Os, CUT), (Durability::Sync, CUT), (Durability::Os, End::Kill)];
+    for (operations, (durability, how)) in (1..45).flat_map(|operations| ways.map(|way| (operations, way))) {
+        let context = format!("end {operations}, {durability:?}, {how:?}");
+        let disk = disk(operations);
+        let store = open(&disk, durability);
+        fill(&store, 6_000);
+        store.append("cart-2", NewEvent::new("filled", &[2; 20_000])).unwrap();
+        store.sync().unwrap();
+        housekeep(&store);
+        disk.end_in(operations);
+        let answer = store.truncate_stream("cart-1", Revision::new(10)).and_then(|()| store.purge());
+        // Another segment is sealed meanwhile, and nothing of it is synced.
+        let _ended = store.append("cart-3", NewEvent::new("filled", &[3; 50_000]));
+        housekeep(&store);
+        ended += u32::from(!disk.is_alive());
+        disk.begin(how).unwrap();
+        drop(store);
+        let store = open(&disk, durability);
+        let removed = all_or_none(&store, &context);
+        let lasts = durability == Durability::Sync || how == End::Kill;
+        assert!(removed || !lasts || answer.is_err(), "{context}: it was said to last");
+        (kept, undone) = (kept + u32::from(removed), undone + u32::from(!removed));
+        store.purge().unwrap();
+        housekeep(&store);
+        assert_eq!(all_or_none(&store, &context), removed, "{context}");
+        store.close().unwrap();
+        assert_eq!(all_or_none(&open(&disk, durability), &context), removed, "{context}");
+    }
+    assert!(ended > 40 && kept > 30 && undone > 5, "control: {ended} ended, {kept} with it and {undone} without");
+}
+
+#[test]
+fn a_segment_that_could_not_be_sealed_leaves_all_of_a_removal_in_the_files() {
+    let mut undone = 0;
+    for seed in 0..60 {
+        let disk = disk(seed);
+        let store = open(&disk, Durability::Os);
+        fill(&store, 6_000);
+        store.append("cart-2", NewEvent::new("filled", &[2; 20_000])).unwrap();
+        store.sync().unwrap();
+        housekeep(&store);
+        for _ in 0..2 {
+            store.append("cart-1", NewEvent::new("filled", &[2; 10_000])).unwrap();
+        }
+        store.truncate_stream("cart-1", Revision::new(12)).unwrap();
+        // The segment that the removal stands in is sealed, and its sync fails; the next one says of the removal, too.
+        store.append("cart-3", NewEvent::new("filled", &[3; 40_000])).unwrap();
+        disk.expect(Fault::Sync, 0);
+        housekeep(&store);
+        disk.begin(CUT).unwrap();
+        drop(store);
+        let store = open(&disk, Durability::Os);
+        let here = read(&store);
+        let removed = here.starts_with(&[11, 13]);
+        let whole = here == (1..=store.head().get()).collect::<Vec<_>>();
+        assert!(removed || whole, "seed {seed}: {here:?}");
+        undone += u32::from(whole);
+    }
+    assert!(undone > 10, "control: the removal was lost, {undone} times");
 }

@@ -1,5 +1,6 @@
 //! One seed: a store that works, ends, and is opened again, some rounds long.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::simulation::consumers::Consumers;
 use crate::simulation::disk::{End, SimDisk};
 use crate::simulation::faults::{Fault, Weakness};
 use crate::simulation::model::{Check, Fate as Known, Made, Model, SOURCES, ensure, payload_of};
+use crate::simulation::removals::Removals;
 use crate::store::Store;
 use crate::store::options::Options;
 use crate::writer::commit::Commit;
@@ -40,6 +42,8 @@ pub(super) struct Setup {
     payload: u64,
     loose: bool,
     rounds: u64,
+    /// Events are removed from streams.
+    removes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,7 @@ pub(super) struct World {
     pub(super) disk: SimDisk,
     pub(super) model: Model,
     pub(super) consumers: Consumers,
+    pub(super) removals: Removals,
     pub(super) open: Option<Open>,
     /// What no power cut may take.
     pub(super) durable: u64,
@@ -80,6 +85,9 @@ pub(super) struct Open {
     tickets: Vec<(usize, Ticket)>,
     pub(super) audit: Option<Cursor>,
     pub(super) mail: Option<Member>,
+    /// How many removals there were when they were opened.
+    pub(super) audit_since: u64,
+    pub(super) mail_since: u64,
 }
 
 impl Setup {
@@ -97,14 +105,18 @@ impl Setup {
             payload: *chance.pick(&[40, 700, 6_000]).unwrap_or(&40),
             loose: durability == Durability::Sync && chance.percent(30),
             rounds: chance.from(2..=5),
+            removes: false,
         }
     }
 }
 
 impl World {
-    pub(super) fn new(seed: u64, weakness: Option<Weakness>) -> Self {
+    pub(super) fn new(seed: u64, weakness: Option<Weakness>, edition: u32) -> Self {
         let mut chance = Chance::new(seed);
-        let setup = Setup::of(&mut chance);
+        let mut setup = Setup::of(&mut chance);
+        // What came with a later edition draws from a source of its own.
+        let mut removing = Chance::new(seed ^ 0x0072_656d_6f76_6564);
+        setup.removes = edition >= 2 && removing.percent(50);
         let disk = SimDisk::new(chance.split(), setup.loose, weakness);
         let mut model = Model::default();
         (model.oldest, model.may_keep_from) = (1, 1);
@@ -117,6 +129,7 @@ impl World {
             disk,
             model,
             consumers: Consumers::default(),
+            removals: Removals::new(removing),
             open: None,
             durable: 0,
             honest: 0,
@@ -153,6 +166,9 @@ impl World {
             self.restart(false)?;
         }
         self.observe()?;
+        if self.setup.removes {
+            self.remove_in_the_end()?;
+        }
         self.close()?;
         self.reopen(self.model.head(), false)?;
         self.check_everything()
@@ -201,6 +217,9 @@ impl World {
     }
 
     fn step(&mut self) -> Check {
+        if self.setup.removes && self.removals.chance.percent(12) {
+            return self.remove_some();
+        }
         match self.chance.below(100) {
             0..30 => self.append(),
             30..40 => self.submit(),
@@ -265,7 +284,7 @@ impl World {
         let alone = self.open.as_ref().is_none_or(|open| open.tickets.is_empty());
         if alone && self.chance.percent(25) {
             let stream = self.model.attempts[attempt].events[0].stream;
-            let actual = self.model.revisions.get(stream).copied().unwrap_or(0);
+            let actual = self.model.stands_at(stream);
             refused = self.chance.percent(30);
             let expected = if refused { actual + 1 + self.chance.below(3) } else { actual };
             commit.expect(stream, Expected::Exact(Revision::new(expected)));
@@ -394,7 +413,9 @@ impl World {
             (0..self.model.attempts.len()).filter(|at| self.model.attempts[*at].key.is_some()).collect();
         let Some(attempt) = self.chance.pick(&keyed).copied() else { return Ok(()) };
         let before = self.model.attempts[attempt].state;
-        if before == Known::Unknown || matches!(before, Known::Written(first) if first < self.model.oldest) {
+        if before == Known::Unknown
+            || matches!(before, Known::Written(first) if first < self.model.oldest || self.model.is_gone(first))
+        {
             return Ok(());
         }
         let handed_in = self.model.attempts[attempt].handed_in;
@@ -402,7 +423,8 @@ impl World {
         if let Known::Written(_) = before {
             (self.model.attempts[attempt].state, self.model.attempts[attempt].handed_in) = (before, handed_in);
         }
-        let other = self.chance.percent(20) && before != Known::Refused;
+        // A commit that lost events is compared by what is left of it, and where events are gone nobody knows whose they were.
+        let other = self.chance.percent(20) && before != Known::Refused && self.removals.count == 0;
         if other {
             commit.event("cart-1", NewEvent::new("another", ""));
         }
@@ -447,7 +469,7 @@ impl World {
     }
 
     /// What was written for consumers is on the disk, as far as the disk is to be believed.
-    fn all_synced(&mut self) {
+    pub(super) fn all_synced(&mut self) {
         if !self.disk.told().lied {
             self.synced = self.written;
         }
@@ -481,7 +503,7 @@ impl World {
 
     fn close(&mut self) -> Check {
         let Some(open) = self.open.take() else { return Ok(()) };
-        let Open { store, tickets, audit, mail } = open;
+        let Open { store, tickets, audit, mail, .. } = open;
         drop((audit, mail));
         let kept = store.clone();
         let closed = store.close();
@@ -564,10 +586,16 @@ impl World {
     fn begin_again(&mut self, power_cut: bool, troubled: bool) -> Check {
         let survives = !power_cut && !self.disk.has_lost_pages();
         let floor = if survives { self.durable.max(self.model.head()) } else { self.durable };
-        self.consumers.ended(power_cut || self.disk.has_lost_pages(), self.synced);
+        self.lost(power_cut || self.disk.has_lost_pages());
         self.figures.ends += 1;
         self.begin_process(power_cut)?;
         self.reopen(floor, troubled)
+    }
+
+    /// The process ended, and what was not synced may be gone.
+    fn lost(&mut self, may_lose: bool) {
+        self.consumers.ended(may_lose, self.synced);
+        self.removals.ended(may_lose, self.synced);
     }
 
     fn begin_process(&mut self, power_cut: bool) -> Check {
@@ -607,7 +635,7 @@ impl World {
                         if self.disk.has_lost_pages() {
                             // They were lost while it was opened, before it looked.
                             floor = floor.min(self.durable);
-                            self.consumers.ended(true, self.synced);
+                            self.lost(true);
                         }
                         return self.opened(store, floor);
                     }
@@ -624,7 +652,7 @@ impl World {
             let power_cut = self.chance.percent(50);
             if power_cut || self.disk.has_lost_pages() {
                 floor = floor.min(self.durable);
-                self.consumers.ended(true, self.synced);
+                self.lost(true);
             }
             self.figures.ends += 1;
             self.figures.cut_recoveries += 1;
@@ -649,10 +677,13 @@ impl World {
     /// Reads without a writer: nothing wrong may be seen.
     fn look_before(&mut self) -> Check {
         let Ok(store) = self.options().open_read_only(Path::new(PATH)) else { return Ok(()) };
-        let head = store.head().get();
+        let (head, told) = (store.head().get(), self.disk.told());
         for position in 1..=head.min(self.model.head()) {
             if let Ok(Some(event)) = store.event(Position::new(position)) {
                 self.model.check(&event, store.id())?;
+                let gone = self.model.is_gone(position) && !self.removals.may_take(position);
+                let served = gone || self.removals.surely_takes(position);
+                ensure(!served || told.of_medium, || format!("{position} was removed, and a look shows it"))?;
             }
         }
         Ok(())
@@ -667,20 +698,31 @@ impl World {
         if head < floor {
             return self.ends_early(head, floor);
         }
-        for position in self.model.oldest..=head.min(self.model.head()) {
+        let mut missing = BTreeSet::new();
+        let mut positions = (self.model.oldest..=head.min(self.model.head())).peekable();
+        while let Some(position) = positions.peek().copied().filter(|_| self.disk.is_alive()) {
             match store.event(Position::new(position)) {
                 Ok(Some(event)) => self.model.check(&event, store.id())?,
+                Ok(None) if self.may_be_removed(position) => drop(missing.insert(position)),
                 Ok(None) => {
                     self.figures.lost += 1;
                     return Err(format!("{position} is missing after opening"));
                 }
-                Err(error) if self.disk.is_alive() => {
+                Err(error) => {
                     self.expected(error)?;
                     if self.open.is_some() || self.told {
                         return Ok(());
                     }
+                    // A fault of reading comes once.
+                    continue;
                 }
-                Err(_) => {}
+            }
+            positions.next();
+        }
+        if self.disk.is_alive() {
+            self.settle_removals(&store, head, &missing)?;
+            if self.told {
+                return Ok(());
             }
         }
         if head < self.model.head() {
@@ -688,7 +730,14 @@ impl World {
             self.model.cut(head)?;
         }
         self.consumers.cut(head);
-        self.open = Some(Open { store: store.clone(), tickets: Vec::new(), audit: None, mail: None });
+        self.open = Some(Open {
+            store: store.clone(),
+            tickets: Vec::new(),
+            audit: None,
+            mail: None,
+            audit_since: 0,
+            mail_since: 0,
+        });
         self.take_in()?;
         if self.told || !self.disk.is_alive() {
             return Ok(());
@@ -735,13 +784,31 @@ impl World {
         Err(format!("the log ends at {head}, and {floor} was acknowledged as lasting"))
     }
 
+    /// Removals once more, cut short or not, and then all of it goes from the files.
+    fn remove_in_the_end(&mut self) -> Check {
+        if self.removals.chance.percent(70) {
+            let until = self.removals.chance.from(1..=60);
+            self.disk.end_in(until);
+        }
+        for _ in 0..3 {
+            if self.goes_on() {
+                self.remove_some()?;
+            }
+        }
+        self.disk.heal();
+        if !self.disk.is_alive() {
+            self.restart(false)?;
+        }
+        self.check_purged()
+    }
+
     /// Some questions in other ways.
     fn look_around(&mut self) -> Check {
         let Some(store) = self.store() else { return Ok(()) };
         let stream = *self.chance.pick(&SOURCES).unwrap_or(&SOURCES[0]);
         let backwards = self.chance.percent(50);
         let mut expected: Vec<u64> = (self.model.oldest..=self.model.head())
-            .filter(|at| self.model.at(*at).is_some_and(|known| known.stream == stream))
+            .filter(|at| self.model.at(*at).is_some_and(|known| known.stream == stream && known.gone.is_none()))
             .collect();
         let mut reader = store.read(Query::new().stream(stream));
         if backwards {
@@ -768,9 +835,11 @@ impl World {
         for event in store.read(Query::new()) {
             let event = event.map_err(|error| format!("in the end: {error}"))?;
             let position = event.position().get();
-            let passed =
-                (next..position).find(|at| self.model.at(*at).is_some_and(|known| !known.stream.starts_with('$')));
+            let passed = (next..position).find(|at| {
+                self.model.at(*at).is_some_and(|known| known.gone.is_none() && !known.stream.starts_with('$'))
+            });
             ensure(passed.is_none(), || format!("{passed:?} was passed over"))?;
+            self.model.check_served(position, self.removals.count)?;
             self.model.check(&event, store.id())?;
             next = position + 1;
         }
