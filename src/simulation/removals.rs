@@ -158,7 +158,7 @@ impl World {
             30..45 => (here.iter().map(|(at, _)| *at).collect(), store.delete_stream(stream)),
             45..65 => {
                 let keys = chance.from(1..=4);
-                let key = |position: u64| (position % 5 > 0).then_some(position % keys);
+                let key = |position: u64| (!position.is_multiple_of(5)).then_some(position % keys);
                 let mut seen = BTreeSet::new();
                 let kept = here.iter().filter(|(at, _)| *at >= self.model.oldest);
                 let gone: Vec<u64> =
