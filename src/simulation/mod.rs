@@ -5,6 +5,11 @@
 //! wrong. `world` lives through a seed, `model` says what may be seen of the log, and `consumers` what may be seen of
 //! those who read it; `history` lets go of what is old, and `removals` removes events from streams. `scenes` plays again what
 //! once went wrong.
+//!
+//! What the model still allows, though a stricter one might tell it apart: where a disk lied, any end behind what lasted before, and
+//! any of the removals; where it changed bytes and something lies in `quarantine/`, an early end, without comparing the two. A key
+//! is not tried with other content once something was removed, as nobody knows whose the gap behind its commit is. A removal whose
+//! outcomes look the same is taken for either. Limits on bytes, standing retention and readers in other processes are not simulated.
 
 mod chance;
 mod consumers;
