@@ -11,7 +11,10 @@ use crate::event::draft::NewEvent;
 use crate::event::query::Query;
 use crate::format::term::{Kind, Term};
 use crate::id::{Position, Revision};
+use crate::log::event::Event;
 use crate::log::retain::Retention;
+use crate::log::terms::Filter;
+use crate::log::walk::{Step, Walk};
 use crate::simulation::chance::Chance;
 use crate::simulation::disk::{End, SimDisk};
 use crate::simulation::faults::Fault;
@@ -36,11 +39,44 @@ fn read(store: &Store) -> Vec<u64> {
     store.read(Query::new()).map(|event| event.unwrap().position().get()).collect()
 }
 
+/// The streams and positions of what can be read.
+fn read_of(store: &Store, query: Query) -> Vec<(String, u64)> {
+    let place = |event: Event<'_>| (event.stream().to_owned(), event.position().get());
+    store.read(query).map(|event| place(event.unwrap())).collect()
+}
+
 /// Fills a segment until the next event of so many bytes goes into another one.
 fn fill(store: &Store, bytes: usize) {
     for _ in 0..(60 << 10) / bytes {
         store.append("cart-1", NewEvent::new("filled", &vec![1; bytes])).unwrap();
     }
+}
+
+/// What a turn of the writer wrote is in a sealed segment before readers may see it, when the segment was full meanwhile.
+#[test]
+fn a_walk_goes_on_with_what_it_was_not_to_see_yet_at_the_end_of_a_sealed_segment() {
+    let disk = disk(1);
+    let store = open(&disk, Durability::Os);
+    for _ in 0..3 {
+        fill(&store, 6_000);
+        store.append("cart-2", NewEvent::new("filled", &[2; 1_000])).unwrap();
+        store.append("cart-2", NewEvent::new("filled", &[2; 1_000])).unwrap();
+    }
+    let (log, head) = (&store.inner.log, store.head());
+    assert!(log.parts.firsts().len() > 2);
+    let scanned: Vec<_> = read_of(&store, Query::new()).into_iter().filter(|(stream, _)| stream == "cart-2").collect();
+    assert_eq!(scanned.len(), 6);
+    let mut walk = Walk::new(log, Filter::Query(Query::new().stream("cart-2")), Position::START).unwrap();
+    let (mut found, mut has_picked) = (Vec::new(), false);
+    for until in (1..=head.get()).map(Position::new) {
+        while let Some(step) = walk.step(log, until).unwrap() {
+            let Step::Event { position, .. } = step else { panic!("{step:?}") };
+            found.push(("cart-2".to_owned(), position.get()));
+        }
+        has_picked |= walk.is_picking();
+    }
+    assert!(has_picked, "control: the index named them");
+    assert_eq!(found, scanned);
 }
 
 #[test]

@@ -36,6 +36,7 @@ struct Done {
     over: AtomicBool,
     written: AtomicU64,
     read: AtomicU64,
+    read_orders: AtomicU64,
     settled: AtomicU64,
     rejected: AtomicU64,
     redriven: AtomicU64,
@@ -148,13 +149,13 @@ impl Revisions {
     }
 }
 
-/// Reads everything, in order.
-fn read(store: &Store, done: &Done, stop: &Stop) {
-    let mut cursor = store.cursor("ledger").start(Start::Beginning).open().unwrap();
+/// Reads everything that is asked for, in order.
+fn read(store: &Store, name: &str, query: Query, read: &AtomicU64, stop: &Stop) {
+    let mut cursor = store.cursor(name).start(Start::Beginning).filter(query).open().unwrap();
     let mut revisions = Revisions::default();
     loop {
         let batch = cursor.pull_batch(500, PATIENCE).unwrap();
-        add(&done.read, batch.iter().filter(|event| revisions.check(event)).count());
+        add(read, batch.iter().filter(|event| revisions.check(event)).count());
         match batch.last() {
             Some(last) => cursor.settle(last, Settlement::Done).unwrap(),
             None if stop.is_stopped() => return cursor.flush().unwrap(),
@@ -277,11 +278,12 @@ fn soak(path: &Path, lasting: Duration, hoards: bool) -> (Done, Vec<Held>) {
                 writers.fetch_sub(1, Ordering::Relaxed);
             });
         }
-        scope.spawn(move || read(store, done, stop));
+        let placed = || Query::new().types(["placed"]).category("order");
+        scope.spawn(move || read(store, "ledger", Query::new(), &done.read, stop));
+        scope.spawn(move || read(store, "orders", placed(), &done.read_orders, stop));
         for _ in 0..2 {
             scope.spawn(move || work(mail, done, stop));
         }
-        let placed = || Query::new().types(["placed"]).category("order");
         let answering = scope.spawn(move || {
             let cursor = store.cursor("answers").start(Start::Beginning).filter(placed()).open().unwrap();
             Reactor::exactly_once(cursor, answer).run(stop).unwrap();
@@ -322,6 +324,7 @@ fn soak(path: &Path, lasting: Duration, hoards: bool) -> (Done, Vec<Held>) {
         let placed = || count(&done.written);
         while count(writers) > 0
             || count(&done.read) < 2 * placed()
+            || count(&done.read_orders) < placed()
             || store.revision("answers").unwrap().get() < placed()
             || watch.counters().forwarded < placed()
             || count(&done.settled) + count(&done.rejected) < placed() + count(&done.redriven)
@@ -338,6 +341,7 @@ fn soak(path: &Path, lasting: Duration, hoards: bool) -> (Done, Vec<Held>) {
     assert_eq!(store.revision("answers").unwrap().get(), placed, "each order is answered once");
     assert_eq!(count(&done.forwarded), placed, "each is in the archive");
     assert_eq!(count(&done.read), 2 * placed, "orders and answers");
+    assert_eq!(count(&done.read_orders), placed, "orders by themselves");
     assert_eq!(store.unsettled("mail").unwrap(), []);
     // A letter that was redriven is settled once more, rejected again, and dropped.
     assert_eq!(count(&done.rejected), count(&done.redriven) + count(&done.dropped), "{done:?}");

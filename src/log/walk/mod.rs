@@ -315,8 +315,10 @@ impl Walk {
                 continue;
             }
             match look_at(&self.part, &self.filter, self.hidden.as_deref(), offset, limit, &mut self.account.cost) {
+                // That it comes next keeps the walk in this part, which may be sealed before all of it may be seen.
                 Some(Step::Event { position, .. }) if position > until => {
                     latest_first.push(unit);
+                    self.next = position;
                     return None;
                 }
                 Some(Step::Event { position, .. }) if position < self.from => {}
@@ -327,6 +329,7 @@ impl Walk {
                 }
                 Some(Step::Damaged(damage)) if damage.position > until => {
                     latest_first.push(unit);
+                    self.next = damage.position;
                     return None;
                 }
                 Some(Step::Damaged(damage)) => {
