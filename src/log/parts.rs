@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
 use crate::format::PAGE;
-use crate::format::frame::Found;
+use crate::format::frame::{ALIGN, Found};
 use crate::format::header::{self, Header};
 use crate::id::{Position, StoreId};
 use crate::log::checked::Unsound;
 use crate::log::index::Index;
-use crate::log::scan::data_end;
+use crate::log::scan::{AtDamage, data_end, scan};
 use crate::log::shown::Shown;
 use crate::log::tiers::file::Tier;
 use crate::log::tiers::search::Search;
@@ -370,11 +370,8 @@ impl Parts {
         let last = next.previous();
         let found = match known_end {
             Some(end) => Segment::open_sealed(directory, first, end, last),
-            // The one behind it would know the end. A sealed file ends there, too, unless a crash came before it was cut.
-            None => Segment::open(directory, first, Access::Read, None).and_then(|whole| {
-                whole.allow(whole.capacity());
-                Segment::open_sealed(directory, first, data_end(&whole, PAGE as u64, whole.capacity()), last)
-            }),
+            None => Segment::open(directory, first, Access::Read, None)
+                .and_then(|whole| Segment::open_sealed(directory, first, end_without_successor(&whole, last)?, last)),
         };
         match unless_lost(found)? {
             Some(segment) if segment.header.store == self.store => Ok(segment),
@@ -395,6 +392,15 @@ impl Slot {
     fn new(first: Position, part: Weak<Part>) -> Arc<Self> {
         Arc::new(Self { first, part: Mutex::new(part) })
     }
+}
+
+/// Where the frames of a sealed segment end whose successor does not say. Its file ends there, too, unless a crash came before
+/// that was cut. When they do not go up to `last`, that is a frame later, so that a blank is found there.
+fn end_without_successor(segment: &Segment, last: Position) -> Result<u64> {
+    segment.allow(segment.capacity());
+    let end = data_end(segment, PAGE as u64, segment.capacity());
+    let is_short = scan(segment, end, AtDamage::PassOver)?.next <= last;
+    Ok(if is_short { end + ALIGN as u64 } else { end })
 }
 
 /// `None` for a file that is gone or not what it was: that is damage. Other errors may pass.

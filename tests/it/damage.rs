@@ -378,6 +378,36 @@ fn behind_a_segment_that_cannot_be_opened_reading_goes_on() {
 }
 
 /// R6: damage at the end of a segment that is longer than one run of the index, read backward.
+/// Nothing but its name then says how far the segment before it went.
+#[test]
+fn a_lost_end_is_told_when_the_segment_behind_it_cannot_be_opened_either() {
+    let scratch = Scratch::new();
+    let path = small_store(&scratch);
+    let [first, second, _] = &files::segments(&path)[..] else { panic!() };
+    let frames = files::frames(first);
+    let events = frames.iter().filter(|frame| !frame.is_control).count() as u64;
+    for lost in frames.iter().filter(|frame| !frame.is_control) {
+        let copy = scratch.path().join(format!("copy-{}", lost.position));
+        files::copy(&path, &copy);
+        files::indexes(&copy).iter().for_each(|index| fs::remove_file(index).unwrap());
+        files::blank_from(&copy.join(first.file_name().unwrap()), lost.offset);
+        files::flip(&copy.join(second.file_name().unwrap()), 2000, 0);
+        let store = Store::open_read_only(&copy).unwrap();
+        for query in [Query::new(), Query::new().stream("cart-2"), Query::new().types(["gone"])] {
+            let (_, errors) = told::read(&store, query);
+            assert!(errors.iter().any(|error| place(error) <= lost.position), "{}: {errors:?}", lost.position);
+        }
+        for position in lost.position..=events {
+            let found = store.event(position.into());
+            assert!(matches!(found, Err(Error::Damaged(_))), "{position}: {found:?}");
+        }
+    }
+    // Control: what is whole is not told of.
+    files::flip(second, 2000, 0);
+    let (read, errors) = told::read(&Store::open_read_only(&path).unwrap(), Query::new());
+    assert_eq!((read.len() as u64, place(&errors[0])), (events + 3, events + 1));
+}
+
 #[test]
 fn a_lost_end_of_a_segment_is_told_backward_too() {
     let scratch = Scratch::new();
