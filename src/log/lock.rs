@@ -113,6 +113,15 @@ impl Held {
         Ok(held)
     }
 
+    /// Takes over, and makes last, what the mark of a backup says, or what a writer before said: how far the log goes.
+    pub(crate) fn takes_over(&self, progress: Progress) -> Result<()> {
+        self.store(word::SEGMENT, progress.segment.get());
+        self.store(word::NONCE, u64::from(progress.nonce.0));
+        self.store(word::HEAD, progress.head.get());
+        self.store(word::DURABLE, progress.durable.get());
+        self.file.sync()
+    }
+
     /// Tells readers in other processes how far they may read.
     pub(crate) fn publish(&self, progress: Progress) {
         let changes = self.load(word::NONCE) != u64::from(progress.nonce.0);

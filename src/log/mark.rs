@@ -34,8 +34,9 @@ pub(crate) enum Misfit {
 }
 
 pub(crate) fn read(directory: &dyn Directory) -> Result<Option<Marked>> {
-    let names = directory.names()?;
-    if lock::is_among(&names) || !names.iter().any(|name| name == NAME) {
+    let is_there = directory.names()?.iter().any(|name| name == NAME);
+    // A lock file that does not say yet how far it goes is one of an opening that ended before anything was changed.
+    if !is_there || lock::read(directory).is_some_and(|left| left.progress.segment > Position::START) {
         return Ok(None);
     }
     let mut page = [0; PAGE];

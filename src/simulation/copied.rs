@@ -9,8 +9,11 @@ use crate::copies::fork::fork_on;
 use crate::copies::repair::repair_on;
 use crate::error::Result;
 use crate::event::draft::NewEvent;
+use crate::event::query::Query;
+use crate::format::header::file_name;
 use crate::id::Position;
 use crate::inspect::verify::{Depth, verify_on};
+use crate::log::recover::segments;
 use crate::segment::disk::Disk;
 use crate::segment::map::Access;
 use crate::simulation::chance::Chance;
@@ -168,36 +171,81 @@ fn what_is_restored_repaired_or_forked_is_there_whole_or_not_at_all() {
     }
 }
 
+/// A backup of a store that was closed with so many events.
+fn backed_up(seed: u64, events: u32) -> SimDisk {
+    let disk = SimDisk::new(Chance::new(seed), true, None);
+    disk.directory(Path::new("/a"), true).unwrap();
+    match events {
+        // The newest segment has none then, and gives its place to one of the same name.
+        0 => open(&disk, STORE).unwrap().close().unwrap(),
+        events => fill(&disk, events),
+    }
+    backup(&disk).unwrap();
+    disk
+}
+
+/// Opens the backup for writing, and gives the last position then.
+fn open_backup(disk: &SimDisk) -> Result<u64> {
+    let store = open(disk, COPY)?;
+    let receipt = store.append("cart-1", NewEvent::new("next", ""))?;
+    store.close().map(|()| receipt.last().get())
+}
+
+/// Takes the last bytes from the segment that ends with position 24: the closing record, and some of the event.
+fn lose_the_last_event(disk: &SimDisk) {
+    let directory = disk.directory(Path::new(COPY), false).unwrap();
+    let before = segments(&directory.names().unwrap()).into_iter().rfind(|first| first.get() <= 24).unwrap();
+    let file = directory.open(&file_name(before), Access::Write).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1;
+    file.write_at(&[0; 400], end - 400).unwrap();
+    file.sync().unwrap();
+}
+
+/// Whoever opens it, or reads all of it, hears that something is missing.
+fn is_told(disk: &SimDisk) -> bool {
+    open(disk, COPY).map_or(true, |store| store.read(Query::new()).any(|event| event.is_err()))
+}
+
+/// Who opens a backup for writing takes over what its mark says.
+#[test]
+fn a_lost_end_is_told_wherever_the_first_opening_of_a_backup_ended() {
+    let ended = at_each_end(
+        |seed| backed_up(seed, 24),
+        open_backup,
+        |disk, is_done| {
+            disk.begin(End::Kill).unwrap();
+            lose_the_last_event(disk);
+            assert!(is_told(disk) || is_done);
+        },
+    );
+    assert!(ended > 5, "{ended}");
+    // Control: without a mark, and before a lock file, nothing tells.
+    let disk = backed_up(1, 24);
+    disk.directory(Path::new(COPY), false).unwrap().remove("BACKUP").unwrap();
+    lose_the_last_event(&disk);
+    assert!(!is_told(&disk));
+}
+
 /// Its mark goes when the lock file stands and lasts: not before, and nothing is refused by it later.
 #[test]
 fn a_backup_whose_first_opening_ends_anywhere_opens_again() {
     for events in [24, 0] {
-        let make = |seed| {
-            let disk = SimDisk::new(Chance::new(seed), true, None);
-            disk.directory(Path::new("/a"), true).unwrap();
-            match events {
-                // The newest segment has none then, and gives its place to one of the same name.
-                0 => open(&disk, STORE).unwrap().close().unwrap(),
-                events => fill(&disk, events),
-            }
-            backup(&disk).unwrap();
-            disk
-        };
-        let opened = |disk: &SimDisk| {
-            let store = open(disk, COPY)?;
-            store.append("cart-1", NewEvent::new("next", ""))?;
-            store.close().map(|()| u64::from(events) + 1)
-        };
-        let ended = at_each_end(make, opened, |disk, is_done| {
-            let found = whole(disk, COPY).expect("it stays where it is");
-            assert!(found >= u64::from(events) + u64::from(is_done), "{found}");
-            disk.begin(End::Kill).unwrap();
-            let store = open(disk, COPY).unwrap();
-            assert_eq!(store.head().get(), found);
-            store.close().unwrap();
-            let names = disk.directory(Path::new(COPY), false).unwrap().names().unwrap();
-            assert!(!names.iter().any(|name| name == "BACKUP"), "{names:?}");
-        });
+        let ended = at_each_end(
+            |seed| backed_up(seed, events),
+            open_backup,
+            |disk, is_done| {
+                let found = whole(disk, COPY).expect("it stays where it is");
+                assert!(found >= u64::from(events) + u64::from(is_done), "{found}");
+                disk.begin(End::Kill).unwrap();
+                let store = open(disk, COPY).unwrap();
+                assert_eq!(store.head().get(), found);
+                store.close().unwrap();
+                let names = disk.directory(Path::new(COPY), false).unwrap().names().unwrap();
+                assert!(!names.iter().any(|name| name == "BACKUP"), "{names:?}");
+            },
+        );
         assert!(ended > 5, "control: it ended within, {ended} times");
     }
 }

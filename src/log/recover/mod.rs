@@ -96,9 +96,9 @@ pub(crate) fn open_writer(
     if firsts.is_empty() {
         return make(directory, &names, create, manner, clock);
     }
-    let left = match lock::read(&*directory) {
-        None => marked_end(&*directory)?,
-        left => left,
+    let left = match marked_end(&*directory)? {
+        None => lock::read(&*directory),
+        marked => marked,
     };
     recover(directory, &names, firsts, left, manner, clock)
 }
@@ -111,10 +111,14 @@ fn marked_end(directory: &dyn Directory) -> Result<Option<Left>> {
     mark.map(|mark| Some(mark.as_left())).map_err(|misfit| misfit.into_error(directory))
 }
 
-/// Removes the mark of a backup that is a store from now on: from where it was to end, more will come.
-fn is_no_backup_any_more(directory: &dyn Directory, names: &[String]) -> Result<()> {
+/// Removes the mark of a backup that is a store from now on: from where it was to end, more will come. What it says the lock file
+/// takes over.
+fn is_no_backup_any_more(directory: &dyn Directory, names: &[String], held: &Held, left: Option<Left>) -> Result<()> {
     if !names.iter().any(|name| name == backup::NAME) {
         return Ok(());
+    }
+    if let Some(left) = left {
+        held.takes_over(left.progress)?;
     }
     // Without the lock file the mark would count, and other files do not fit it.
     directory.sync()?;
@@ -137,7 +141,7 @@ fn recover(
     }
     // Looked at first: what is known of streams that are gone is in these files alone.
     let known = Known::open(&*directory, newest.segment.header.store, newest.scan.state.kept.as_ref())?;
-    let looked = Looked { directory, names, newest, known, recovery };
+    let looked = Looked { directory, names, left, newest, known, recovery };
     if looked.recovery.clean { looked.go_on(clock) } else { looked.go_on_anew(manner, clock) }
 }
 
@@ -145,6 +149,7 @@ fn recover(
 struct Looked<'a> {
     directory: Arc<dyn Directory>,
     names: &'a [String],
+    left: Option<Left>,
     newest: Newest,
     known: Known,
     recovery: Recovery,
@@ -153,12 +158,12 @@ struct Looked<'a> {
 impl Looked<'_> {
     /// After a close in good order: goes on behind the closing record.
     fn go_on(self, clock: &dyn Clock) -> Result<Opened> {
-        let Self { directory, names, newest, known, recovery } = self;
+        let Self { directory, names, left, newest, known, recovery } = self;
         let (header, scan) = (&newest.segment.header, newest.scan);
         let (store, first, last_time) = (header.store, header.first, scan.last_time.max(header.created));
         retain::remove_files(&*directory, names, &known)?;
         let held = hold(&*directory, store, clock)?;
-        is_no_backup_any_more(&*directory, names)?;
+        is_no_backup_any_more(&*directory, names, &held, left)?;
         // The scan let all of the file be read; what is written from here on must not be readable yet.
         let segment = Segment::open(&*directory, first, Access::Write, None)?;
         let (segment, pen) = segment.into_pen(scan.end);
@@ -172,7 +177,7 @@ impl Looked<'_> {
 
     /// After an unclean end: what is whole is made to last, and writing goes on in a new segment.
     fn go_on_anew(self, manner: Manner, clock: &dyn Clock) -> Result<Opened> {
-        let Self { directory, names, newest, known, recovery } = self;
+        let Self { directory, names, left, newest, known, recovery } = self;
         let (store, next) = (newest.segment.header.store, newest.scan.next);
         let time = newest.scan.last_time.max(newest.segment.header.created).max(clock.now());
         if !lock::is_among(names) {
@@ -181,7 +186,7 @@ impl Looked<'_> {
         }
         // Readers of other processes hear what is kept before any file is another one.
         let held = hold(&*directory, store, clock)?;
-        is_no_backup_any_more(&*directory, names)?;
+        is_no_backup_any_more(&*directory, names, &held, left)?;
         held.keeps(next.previous());
         for first in &newest.gone {
             remove_segment(&*directory, *first)?;
