@@ -115,10 +115,11 @@ impl Held {
 
     /// Takes over, and makes last, what the mark of a backup says, or what a writer before said: how far the log goes.
     pub(crate) fn takes_over(&self, progress: Progress) -> Result<()> {
-        self.store(word::SEGMENT, progress.segment.get());
-        self.store(word::NONCE, u64::from(progress.nonce.0));
         self.store(word::HEAD, progress.head.get());
         self.store(word::DURABLE, progress.durable.get());
+        self.store(word::NONCE, u64::from(progress.nonce.0));
+        // Last: until it is there, the mark counts.
+        self.store(word::SEGMENT, progress.segment.get());
         self.file.sync()
     }
 
