@@ -35,7 +35,8 @@ pub struct Summary {
     /// Streams of users whose first event is there. Where events are [gone](Summary::gone) others may have events left, too:
     /// [`streams`] finds all.
     pub streams: u64,
-    /// Positions that hold no event any more: let go of, lost, or removed and taken out of the files.
+    /// Positions that hold no event any more: let go of, removed and taken out of the files, or written down as lost by a repair.
+    /// What is damaged and was not repaired is not counted: [`verify`](verify()) tells of that.
     pub gone: u64,
     /// Segment files.
     pub segments: u64,

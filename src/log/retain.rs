@@ -184,11 +184,13 @@ pub(crate) fn plan(log: &Arc<Log>, retention: &Retention, now: Timestamp) -> Res
             None => held.push(hold),
         }
     }
-    let mut events = 0;
-    for first in firsts.iter().take_while(|first| **first < keeps_from) {
-        let part = log.parts.of(*first)?;
-        events += part.index.summary(part.segment.written()).events;
-    }
+    let going = firsts.windows(2).take_while(|pair| pair[0] < keeps_from);
+    let events = going.map(|pair| {
+        // What cannot be looked at goes all the same: each of its positions counts then.
+        let all = pair[1].get() - pair[0].get();
+        log.parts.of(pair[0]).map_or(all, |part| part.index.summary(part.segment.written()).events)
+    });
+    let events = events.sum();
     held.sort_by(|a, b| a.position.cmp(&b.position).then_with(|| a.consumer.cmp(&b.consumer)));
     Ok(Plan {
         oldest,

@@ -178,6 +178,27 @@ fn tail_ends_when_the_directory_is_not_the_one_any_more_that_it_follows() {
     }
 }
 
+/// As a slow reader of its output, and one that was stopped for a while, need it.
+#[test]
+fn tail_prints_all_that_had_come_before_the_directory_went() {
+    const MANY: u64 = 3_000;
+    let scratch = Scratch::new();
+    let path = scratch.store_path();
+    let store = scratch.open();
+    append(&store);
+    let tail = Tail::start(&scratch);
+    tail.prints(COMMIT..=COMMIT);
+    tail.signal(Signal::STOP);
+    while store.head().get() < MANY {
+        append(&store);
+    }
+    std::fs::rename(&path, scratch.path().join("away")).unwrap();
+    tail.signal(Signal::CONT);
+    tail.prints(COMMIT + 1..=store.head().get());
+    let (status, said) = tail.ends();
+    assert_eq!((status, said.lines().count()), (Some(1), 1), "{said}");
+}
+
 /// Though nothing comes that it could fail to print.
 #[test]
 fn tail_ends_when_nobody_reads_its_output_any_more() {

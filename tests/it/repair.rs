@@ -341,7 +341,6 @@ fn consumers_whose_records_are_lost_are_put_back_and_that_is_told() {
     assert!(surely == 5);
 }
 
-/// The head of the newest segment: the one before it tells how consumers stood.
 /// Controls: damage that held no record, and one that the next segment makes up for.
 #[test]
 fn what_was_removed_may_be_there_again_where_its_record_is_lost_and_that_is_told() {
@@ -376,6 +375,7 @@ fn what_was_removed_may_be_there_again_where_its_record_is_lost_and_that_is_told
     }
 }
 
+/// The head of the newest segment: the one before it tells how consumers stood.
 #[test]
 fn a_damaged_control_state_is_made_anew() {
     for at in 0..3 {

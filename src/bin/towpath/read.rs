@@ -170,6 +170,8 @@ fn follow(store: &Store, place: &Place, query: &Query, next: Position, out: &mut
     let mut cursor = open(next);
     let mut answer = Answer::Good;
     let mut met: Option<Damage> = None;
+    // What is wrong with the directory, and how far the log went when that was seen: so much is still printed.
+    let mut ending: Option<(String, Position)> = None;
     loop {
         out.flush()?;
         if stop.load(Ordering::Relaxed) {
@@ -178,14 +180,22 @@ fn follow(store: &Store, place: &Place, query: &Query, next: Position, out: &mut
         if !out.is_heard() {
             return Err(Failure::OutputClosed);
         }
-        // What had come until then is still printed.
-        let fault = place.fault();
+        if ending.is_none() {
+            ending = place.fault().map(|fault| (fault, store.head()));
+        }
         let pulled = match &mut cursor {
             Ok(cursor) => cursor.pull_batch(BATCH, PATIENCE),
             Err(error) => Err(error.clone()),
         };
         match pulled {
-            Ok(batch) => batch.iter().try_for_each(|event| print(&event, out))?,
+            Ok(batch) => {
+                batch.iter().try_for_each(|event| print(&event, out))?;
+                let last = batch.iter().last().map(|event| event.position());
+                if let Some((fault, _)) = ending.take_if(|(_, head)| last.is_none_or(|last| last >= *head)) {
+                    out.flush()?;
+                    return Err(Failure::NotGood(fault));
+                }
+            }
             Err(Error::Expired { asked, oldest }) => {
                 // Nothing is bad about the store.
                 complain(&format!("positions {asked} to {} are not kept any more", oldest.previous()));
@@ -195,12 +205,7 @@ fn follow(store: &Store, place: &Place, query: &Query, next: Position, out: &mut
                 answer = tell(&damage);
                 met = Some(damage);
             }
-            Err(error) if fault.is_none() => return Err(error.into()),
-            Err(_) => {}
-        }
-        if let Some(fault) = fault {
-            out.flush()?;
-            return Err(Failure::NotGood(fault));
+            Err(error) => return Err(ending.map_or(error.into(), |(fault, _)| Failure::NotGood(fault))),
         }
     }
 }

@@ -123,7 +123,7 @@ fn tell(plan: &copies::Repair, made: Option<(&str, &[Damage])>, out: &mut Out) -
     }
     if plan.may_bring_back {
         out.line(
-            "what was removed last may be there again: its record may have stood in what is lost; look, and remove it again",
+            "if events were removed lately they may be there again, as the record may have stood in what is lost: look, and remove them again",
         )?;
     }
     for Noted { file, what, .. } in &plan.files {
