@@ -16,6 +16,8 @@ const SEGMENT: Range<usize> = 40..48; // 36..40 stays 0
 const END: Range<usize> = 48..56;
 const HEAD: Range<usize> = 56..64;
 const CRC: Range<usize> = PAGE - 4..PAGE; // over everything before it
+const _: () = assert!(MAGIC.end == STORE.start - 8 && STORE.end == NONCE.start && NONCE.end == SEGMENT.start - 4);
+const _: () = assert!(SEGMENT.end == END.start && END.end == HEAD.start && HEAD.end <= CRC.start);
 
 /// Where a backup ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
