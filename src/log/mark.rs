@@ -11,7 +11,8 @@ use crate::segment::Segment;
 use crate::segment::disk::Directory;
 use crate::segment::map::Access;
 
-const ADVICE: &str = "take another backup, or repair this one, which tells what is lost";
+const MISSING: &str = "take another backup, or repair this one, which tells what is lost";
+const DAMAGED: &str = "repair it, which tells what is lost, or take another backup of a store that is whole";
 const AS_IT_IS: &str =
     "take another backup; without that file this one is read as it is, and nothing tells what it lacks";
 
@@ -29,7 +30,7 @@ pub(crate) enum Misfit {
     Mark { why: String, next: Position },
     /// The segment that is to be the newest is not there.
     Missing(Damage),
-    /// The newest segment ends before its place.
+    /// The newest segment ends before its place, or is damaged there.
     Short(Damage),
 }
 
@@ -75,13 +76,13 @@ impl Marked {
             let why = format!("it is not of these files: it says that the backup ends with {name}, and {what}");
             Err(Misfit::Mark { why, next })
         };
-        let lost = |offset: u64, what: &str| Damage {
+        let lost = |offset: u64, what: &str, advice: &str| Damage {
             segment: name.clone(),
             offset,
             length: mark.end - offset,
             position: next,
             what: format!(
-                "{what} at position {head}, and its mark says that it goes up to position {}, byte {}; {ADVICE}",
+                "{what} position {head}, and its mark says that it goes up to position {}, byte {}; {advice}",
                 mark.head, mark.end
             ),
         };
@@ -92,17 +93,25 @@ impl Marked {
             return other(&format!("{} follows", newest.name()));
         }
         if mark.segment > first {
-            return Err(Misfit::Missing(lost(0, "the segment is missing: the backup ends")));
+            return Err(Misfit::Missing(lost(0, "the segment is missing: the backup ends at", MISSING)));
         }
         if mark.nonce != newest.header.nonce {
             return other("that one is another file");
         }
         match end {
             _ if (end, head) == (mark.end, mark.head) => Ok(mark),
-            _ if end < mark.end => Err(Misfit::Short(lost(end, "the backup ends here"))),
+            _ if end < mark.end && is_there(newest, end, mark.end) => {
+                Err(Misfit::Short(lost(end, "the backup is damaged here, and whole up to", DAMAGED)))
+            }
+            _ if end < mark.end => Err(Misfit::Short(lost(end, "the backup ends here at", MISSING))),
             _ => other(&format!("position {}, and that one goes up to {head}", mark.head)),
         }
     }
+}
+
+/// Whether something stands up to a place, whatever it is.
+fn is_there(segment: &Segment, from: u64, to: u64) -> bool {
+    to <= segment.capacity() && segment.bytes(from, to).iter().any(|byte| *byte != 0)
 }
 
 impl Mark {

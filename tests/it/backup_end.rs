@@ -194,6 +194,38 @@ fn a_backup_that_was_cut_within_a_commit_is_told_where() {
     }
 }
 
+/// What is still there, and damaged, is not called missing; what helps is a repair.
+#[test]
+fn a_backup_whose_last_event_is_damaged_is_told_to_be_repaired() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    fill(&store, 3);
+    store.close().unwrap();
+    let original = files::newest(&scratch.store_path());
+    let last = *files::frames(&original).iter().rfind(|frame| !frame.is_control).unwrap();
+    files::flip(&original, last.offset + 50, 1);
+    let to = scratch.path().join("backup");
+    let made = copies::backup(scratch.store_path(), &to, |_| {}).unwrap();
+    assert!(!made.damage.is_empty());
+    let newest = files::newest(&to);
+    let whys = |from: &Path| refusals(from, &scratch).iter().map(ToString::to_string).collect::<Vec<_>>();
+    for why in whys(&to) {
+        assert!(why.contains("is damaged here") && why.contains("repair it") && !why.contains("ends here"), "{why}");
+    }
+    // It helps.
+    let repaired = scratch.path().join("repaired");
+    assert_eq!(copies::repair(&to, &repaired, |_| {}).unwrap().repair.positions_lost(), 1);
+    assert_eq!(small().open(&repaired).unwrap().head(), made.head);
+    // Control: what is cut off, or blank, is missing.
+    let spoil: [Spoil; 2] = [files::blank_from, files::set_len];
+    for spoil in spoil {
+        spoil(&newest, last.offset);
+        for why in whys(&to) {
+            assert!(why.contains("ends here") && !why.contains("is damaged here"), "{why}");
+        }
+    }
+}
+
 /// A damaged mark says nothing: that is told, and what stands there is not taken for whole.
 #[test]
 fn a_damaged_mark_is_told() {
