@@ -5,12 +5,27 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::{backup, header};
+use crate::id::{Position, StoreId};
+use crate::log::mark::{self, Marked};
+use crate::log::parts::read_header;
+use crate::log::recover::segments;
 use crate::segment::disk::{Directory, Disk, is_link, same};
 
 /// What follows the name of a directory that is being filled.
 const PART: &str = ".part";
 /// What follows the name of one that makes room, where two cannot change places at once.
 const OLD: &str = ".part.old";
+
+/// What is made, by which a directory that was left unfinished is known from one that somebody keeps under such a name.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// A backup of a store, up to a position. The only one that bears a mark, before it takes its place.
+    Backup { store: StoreId, head: Position },
+    /// A store with the same id.
+    Store(StoreId),
+    /// A store with an id that only it has, made of this one.
+    Fork { of: StoreId },
+}
 
 /// A directory on its way.
 #[derive(Debug)]
@@ -30,6 +45,7 @@ impl Aside {
     pub(super) fn begin(
         disk: &dyn Disk,
         path: &Path,
+        kind: Kind,
         check: impl FnOnce(&dyn Directory) -> Result<()>,
     ) -> Result<Self> {
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.is_empty());
@@ -40,7 +56,7 @@ impl Aside {
         let names = parent.names()?;
         let is_there = |wanted: &str| names.iter().any(|name| name == wanted);
         for ours in [&part, &old].into_iter().filter(|name| is_there(name)) {
-            check_is_ours(&*disk.directory(&path.with_file_name(ours), false)?)?;
+            check_left(&*disk.directory(&path.with_file_name(ours), false)?, kind)?;
         }
         let stands = [name, &old].into_iter().find(|name| is_there(name));
         let present = stands.map(|stands| giving_way(disk, &*parent, path, stands, check)).transpose()?;
@@ -131,10 +147,22 @@ fn locked(parent: &dyn Directory, name: &str) -> Result<Arc<dyn Directory>> {
     Ok(part)
 }
 
-/// Refuses a place that lies in what the copy is made of, `what`, also by way of links and `..`.
+/// Refuses a place that lies in what the copy is made of, `what`, or beside which that would be cleared away, also by way of links
+/// and `..`.
 pub(super) fn check_is_outside(disk: &dyn Disk, from: &Path, to: &Path, what: &str) -> Result<()> {
-    if to.starts_with(from) || real_place(disk, to).starts_with(real_place(disk, from)) {
+    let real_from = real_place(disk, from);
+    if to.starts_with(from) || real_place(disk, to).starts_with(&real_from) {
         return Err(Error::not_a_store(to, format!("it lies in the {what} itself; choose another directory")));
+    }
+    for needed in [PART, OLD].into_iter().filter_map(|suffix| beside(to, suffix)) {
+        let real = real_place(disk, &needed);
+        if from.starts_with(&needed) || real_from.starts_with(&real) || real.starts_with(&real_from) {
+            let why = format!(
+                "the copy needs {}, where what it is made of stands; choose another directory",
+                needed.display()
+            );
+            return Err(Error::not_a_store(to, why));
+        }
     }
     Ok(())
 }
@@ -154,8 +182,19 @@ pub(super) fn is_free(present: &dyn Directory) -> Result<()> {
     Err(Error::not_a_store(present.path(), "it is not empty; choose another directory"))
 }
 
-/// Refuses to take a directory for one on its way that holds anything else, or a store that somebody has opened.
-fn check_is_ours(directory: &dyn Directory) -> Result<()> {
+/// Looks at a directory that was left, unless somebody is at work there.
+fn check_left(directory: &dyn Directory, kind: Kind) -> Result<()> {
+    if !directory.lock()? {
+        return Err(Error::Locked { path: directory.path().to_owned(), holder: None });
+    }
+    let checked = check_is_ours(directory, kind);
+    directory.unlock()?;
+    checked
+}
+
+/// Refuses to take a directory for one on its way that holds anything else, a copy of another kind, or a store that somebody
+/// has opened.
+fn check_is_ours(directory: &dyn Directory, kind: Kind) -> Result<()> {
     let is_ours = |name: &String| {
         let name = name.strip_suffix(".tmp").unwrap_or(name);
         name == backup::NAME
@@ -164,13 +203,37 @@ fn check_is_ours(directory: &dyn Directory) -> Result<()> {
             || header::parse_tier_name(name).is_some()
             || header::parse_heads_name(name).is_some()
     };
-    match directory.names()?.into_iter().find(|name| !is_ours(name)) {
-        Some(other) => {
-            let why = format!("it is needed for a copy on its way, and holds other things, such as {other:?}");
-            Err(Error::not_a_store(directory.path(), why))
-        }
-        None => Ok(()),
+    let refuse = |what: &str| {
+        let why = format!("it is needed for a copy on its way, and {what}; move it, or choose another directory");
+        Err(Error::not_a_store(directory.path(), why))
+    };
+    let names = directory.names()?;
+    if let Some(other) = names.iter().find(|name| !is_ours(name)) {
+        return refuse(&format!("holds other things, such as {other:?}"));
     }
+    match (mark::read(directory)?.map(Marked::sound), kind) {
+        (Some(Some(mark)), Kind::Backup { store, .. }) if mark.store != store => {
+            return refuse("holds a backup of another store");
+        }
+        (Some(Some(mark)), Kind::Backup { head, .. }) if mark.head > head => {
+            return refuse(&format!("holds a backup that goes further, up to position {}", mark.head));
+        }
+        // A damaged one does not say; the segments do.
+        (None, _) | (Some(_), Kind::Backup { .. }) => {}
+        (Some(_), _) => return refuse("holds a backup"),
+    }
+    for first in segments(&names) {
+        match (read_header(directory, first).map(|header| header.store), kind) {
+            (Ok(found), Kind::Backup { store, .. } | Kind::Store(store)) if found != store => {
+                return refuse("holds another store");
+            }
+            (Ok(found), Kind::Fork { of }) if found == of => return refuse("holds the same store, which no fork does"),
+            // A damaged one does not say; the others do.
+            (Ok(_) | Err(Error::NotAStore { .. }), _) => {}
+            (Err(error), _) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn remove_directory(parent: &dyn Directory, name: &str) -> Result<()> {
@@ -185,12 +248,15 @@ fn clear(directory: &dyn Directory, keep: impl Fn(&str) -> bool) -> Result<()> {
 
 /// What stood at a path, when it was to give way to another one and that has not come.
 pub(super) fn old(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    Some(path.with_file_name(format!("{name}{OLD}")))
+    beside(path, OLD)
 }
 
 /// Whether somebody was filling a directory for this path, and did not finish.
 pub(super) fn is_unfinished(disk: &dyn Disk, path: &Path) -> bool {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
-    disk.directory(&path.with_file_name(format!("{name}{PART}")), false).is_ok()
+    beside(path, PART).is_some_and(|part| disk.directory(&part, false).is_ok())
+}
+
+fn beside(path: &Path, suffix: &str) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    Some(path.with_file_name(format!("{name}{suffix}")))
 }

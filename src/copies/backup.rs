@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::copies::aside::{self, Aside, check_is_outside, is_free};
+use crate::copies::aside::{self, Aside, Kind, check_is_outside, is_free};
 use crate::copies::out::Copy;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -59,11 +59,13 @@ pub struct Backup {
 ///
 /// # Errors
 /// As [`Store::open_read_only`]; [`Error::NotAStore`] when `to` is a link, or holds something else: a backup of another store, one
-/// that goes further than the store does, or a store that was opened for writing. [`Error::Locked`] when another backup to the same place is under way, or somebody has
+/// that goes further than the store does, or a store that was opened for writing; and when `TO.part` or `TO.part.old`, which are
+/// needed on the way, are `from` itself or hold anything but such a backup, too. [`Error::Locked`] when another backup to the same place is under way, or somebody has
 /// the one before it open for writing. [`Error::Damaged`] when the check finds damage and a backup stands there already:
 /// that one stays, what was copied is left in `TO.part`; and when the end of the store is damaged, so that its readers see less
 /// than there was. [Repair](crate::copies::repair()) the store, or choose another directory to
-/// have its damage, too.
+/// have its damage, too. A copy with damage at its end is made there and told of, and then refused by everything that opens or
+/// restores it until it is repaired: its readers would see less than its mark says.
 pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Backup> {
     backup_on(&RealDisk, from.as_ref(), to.as_ref(), progress)
 }
@@ -83,7 +85,8 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
     check_is_outside(disk, from, to, "store")?;
     let (log, _) = open_reader(disk, from)?;
     check_end(disk, &log)?;
-    let aside = Aside::begin(disk, to, |present| check_gives_way(disk, present, &log))?;
+    let kind = Kind::Backup { store: log.store, head: log.head() };
+    let aside = Aside::begin(disk, to, kind, |present| check_gives_way(disk, present, &log))?;
     let (mut log, mut looks) = (log, 0);
     let files = loop {
         let mut files = Files::default();
@@ -148,7 +151,7 @@ fn fill(log: &Log, aside: &Aside, files: &mut Files, progress: &mut impl FnMut(P
     let mut done = 0;
     for (name, len) in &wanted {
         let earlier = aside.present.as_deref();
-        match (Wanted { name, len: *len }).put(from, earlier, &*aside.part, files) {
+        match (Wanted { name, len: *len, store: None }).put(from, earlier, &*aside.part, files) {
             // Index files and tiers can be made again; they come and go.
             Err(error) if is_derived(name) && may_pass(&error) => {}
             result => result?,
@@ -277,7 +280,8 @@ pub struct Restored {
 /// have) takes the new ones for old.
 ///
 /// # Errors
-/// [`Error::NotAStore`] when `from` is no backup or was cut short before it was whole, and when `to` is not empty.
+/// [`Error::NotAStore`] when `from` is no backup or was cut short before it was whole, and when `to` is not empty, or `TO.part`
+/// is the backup itself, another store, or a backup.
 /// [`Error::Damaged`] or [`Error::NotAStore`] when its newest segment is damaged, so that readers would not see what stands
 /// behind, or the backup does not end where its [mark](backup()) says: [repair](crate::copies::repair()) it first, which tells what
 /// is lost. Of a backup without a mark nothing tells that its newest segment is missing as a whole, or ends early between two commits.
@@ -303,9 +307,9 @@ pub(crate) fn restore_on(
         }
         error => error,
     })?;
-    check_is_outside(disk, from, to, "backup")?;
+    check_is_outside(disk, log.directory.path(), to, "backup")?;
     check_end(disk, &log)?;
-    let aside = Aside::begin(disk, to, is_free)?;
+    let aside = Aside::begin(disk, to, Kind::Store(log.store), is_free)?;
     let mut files = Files::default();
     fill(&log, &aside, &mut files, &mut progress)?;
     let verdict = verify_on(disk, aside.part.path(), Depth::Whole, &mut progress)?;

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::copies::aside::{Aside, check_is_outside, is_free};
+use crate::copies::aside::{Aside, Kind, check_is_outside, is_free};
 use crate::copies::backup::{LOOKS, check_end, may_pass};
 use crate::copies::out::Out;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
+use crate::format::PAGE;
 use crate::format::control::Control;
 use crate::format::frame::{Found, Frame};
 use crate::format::gap::Reason;
 use crate::format::header::{self, Header, Previous};
-use crate::format::{PAGE, set_store};
 use crate::id::{Position, Revision, StoreId, Timestamp};
 use crate::inspect::verify::{Depth, Progress, verify_on};
 use crate::log::Log;
@@ -65,7 +65,8 @@ pub struct Fork {
 /// # Errors
 /// As [`Store::open_read_only`]. [`Error::Expired`] for a position before the oldest that is kept, [`Error::Invalid`] for one
 /// behind the last event, [`Error::Damaged`] when the segment that the position stands in is damaged before it: then nobody
-/// can say how consumers stood; [repair](crate::copies::repair()) first. [`Error::NotAStore`] when `to` is not empty.
+/// can say how consumers stood; [repair](crate::copies::repair()) first. [`Error::NotAStore`] when `to` is not empty, or `TO.part` is
+/// the original, a backup, or anything else that no fork leaves that was cut short. A fork of another store looks like one.
 pub fn fork(
     from: impl AsRef<Path>,
     to: impl AsRef<Path>,
@@ -97,7 +98,7 @@ pub(crate) fn fork_on(
     let mut log = open_reader(disk, from)?.0;
     check_end(disk, &log)?;
     check(&log, position)?;
-    let aside = Aside::begin(disk, to, is_free)?;
+    let aside = Aside::begin(disk, to, Kind::Fork { of: log.store }, is_free)?;
     let mut id = [0; 16];
     aside.part.random(&mut id)?;
     let store = StoreId(id);
@@ -377,13 +378,6 @@ impl Put<'_> {
     }
 
     fn put(&mut self, name: &str, len: u64) -> Result<()> {
-        Wanted { name, len }.put(self.from, None, self.to, &mut self.files)?;
-        // It is a file of its own by now, though it may share blocks.
-        let file = self.to.open(name, Access::Write)?;
-        let mut page = [0; PAGE];
-        file.read_at(&mut page, 0)?;
-        set_store(&mut page, self.store);
-        file.write_at(&page, 0)?;
-        file.sync()
+        Wanted { name, len, store: Some(self.store) }.put(self.from, None, self.to, &mut self.files)
     }
 }

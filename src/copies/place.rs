@@ -1,7 +1,8 @@
 //! Putting one file into a copy: by a second name, by sharing its blocks, or byte by byte.
 
 use crate::error::{Error, Result};
-use crate::format::{PAGE, header};
+use crate::format::{PAGE, header, set_store};
+use crate::id::StoreId;
 use crate::segment::disk::{Directory, File, Prepared, link, share_blocks};
 use crate::segment::map::Access;
 
@@ -27,6 +28,8 @@ pub(super) struct Wanted<'a> {
     pub(super) name: &'a str,
     /// So much of it counts.
     pub(super) len: u64,
+    /// The copy bears this store's id instead. It has that before it has its name.
+    pub(super) store: Option<StoreId>,
 }
 
 impl Wanted<'_> {
@@ -63,6 +66,12 @@ impl Wanted<'_> {
             copy(&*original, &*file, 0, self.len)?;
             files.copied += 1;
             files.bytes_copied += self.len;
+        }
+        if let Some(store) = self.store {
+            let mut page = [0; PAGE];
+            file.read_at(&mut page, 0)?;
+            set_store(&mut page, store);
+            file.write_at(&page, 0)?;
         }
         file.sync()?;
         to.rename(&temporary, self.name)

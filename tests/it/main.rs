@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod aside;
 mod backup;
 mod backup_end;
 mod beside;

@@ -8,7 +8,7 @@ mod write;
 
 use std::path::Path;
 
-use crate::copies::aside::{Aside, check_is_outside, is_free};
+use crate::copies::aside::{Aside, Kind, check_is_outside, is_free};
 use crate::copies::place::Files;
 use crate::copies::repair::look::{Found, Piecewise, look};
 use crate::error::{Damage, Result};
@@ -130,7 +130,8 @@ pub fn plan_repair(path: impl AsRef<Path>) -> Result<Repair> {
 /// It is made in `TO.part`, synced, every byte of it checked, and then takes its place at once.
 ///
 /// # Errors
-/// As [`plan_repair`]; [`Error::NotAStore`](crate::Error::NotAStore) when `to` is not empty.
+/// As [`plan_repair`]; [`Error::NotAStore`](crate::Error::NotAStore) when `to` is not empty, or `TO.part` is the
+/// damaged one itself, another store, or a backup.
 pub fn repair(path: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Repaired> {
     repair_on(&RealDisk, path.as_ref(), to.as_ref(), progress)
 }
@@ -144,7 +145,7 @@ pub(crate) fn repair_on(
     check_is_outside(disk, path, to, "store")?;
     let found = look(disk, path)?;
     let repair = told(&found)?;
-    let aside = Aside::begin(disk, to, is_free)?;
+    let aside = Aside::begin(disk, to, Kind::Store(repair.store), is_free)?;
     aside.clear(|_| false)?;
     let total = found.pieces.iter().map(limit).sum();
     let files = write::write(&found, &*aside.part, |done| progress(Progress { done: done.min(total), total }))?;

@@ -63,7 +63,7 @@ fn put_piece(
                 return rewrite(fitting, part, *limit, read, firsts, to, files);
             }
             if header.as_deref() == Some(&fitting) {
-                Wanted { name: &name, len: *limit }.put(&*found.directory, None, to, files)?;
+                Wanted { name: &name, len: *limit, store: None }.put(&*found.directory, None, to, files)?;
             } else {
                 let file = Copy::begin(to, &name, *limit)?;
                 copy(&*found.directory.open(&name, Access::Read)?, &*file.file, PAGE as u64, *limit)?;
@@ -163,7 +163,7 @@ fn put_heads(found: &Found, to: &dyn Directory, files: &mut Files) -> Result<()>
         if heads_fault(&*found.directory, found.store, first, end)?.is_none() {
             let name = header::heads_name(first, end);
             let len = found.directory.open(&name, Access::Read)?.len()?;
-            Wanted { name: &name, len }.put(&*found.directory, None, to, files)?;
+            Wanted { name: &name, len, store: None }.put(&*found.directory, None, to, files)?;
         } else {
             let file = (found.store, first, end);
             heads::salvage(&*found.directory, to, file, stood_before(found))?;
@@ -249,7 +249,7 @@ fn tiers(found: &Found) -> (Tiers, Vec<Position>) {
 fn put_derived(found: &Found, to: &dyn Directory, files: &mut Files) -> Result<()> {
     let mut put = |name: &str| -> Result<()> {
         let len = found.directory.open(name, Access::Read)?.len()?;
-        Wanted { name, len }.put(&*found.directory, None, to, files)
+        Wanted { name, len, store: None }.put(&*found.directory, None, to, files)
     };
     let keeps = |piece: &Piece| match &piece.found {
         Piecewise::There { read, limit, .. } => read.keeps(*limit),
