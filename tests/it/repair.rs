@@ -375,6 +375,67 @@ fn what_was_removed_may_be_there_again_where_its_record_is_lost_and_that_is_told
     }
 }
 
+/// They stand under no checksum, and a repair that believed them wrote gaps for as many positions as they said.
+#[test]
+fn words_of_the_lock_file_that_cannot_be_are_not_believed() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    let (before, _) = everything(&Store::open_read_only(&path).unwrap());
+    let head = before.last().unwrap().position;
+    for word in (2048..=2088).step_by(8) {
+        for byte in [0, 3, 7] {
+            let copy = scratch.path().join(format!("copy-{word}-{byte}"));
+            files::copy(&path, &copy);
+            files::flip(&copy.join("LOCK"), word + byte, 4);
+            let plan = copies::plan_repair(&copy).unwrap();
+            assert_eq!((plan.head.get(), plan.lost.len()), (head, 0), "word {word}, byte {byte}: {plan:?}");
+            fs::remove_dir_all(copy).unwrap();
+        }
+    }
+    // Control: what the word does say is believed where it can be.
+    let newest = files::newest(&path);
+    let last = files::frame_of(&newest, head);
+    files::blank_from(&newest, last.offset);
+    let plan = copies::plan_repair(&path).unwrap();
+    assert_eq!((plan.head.get(), plan.lost.len()), (head, 1), "{plan:?}");
+}
+
+#[test]
+fn a_file_whose_name_cannot_be_right_is_left_out() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    let head = Store::open_read_only(&path).unwrap().head();
+    for (name, is_left_out) in
+        [("09000000000000000000", true), ("18446744073709551615", true), ("00000000000000001000", false)]
+    {
+        let stray = path.join(format!("{name}.seg"));
+        fs::write(&stray, [0xa5; 70_000]).unwrap();
+        let plan = copies::plan_repair(&path).unwrap();
+        assert!(plan.files.iter().any(|noted| noted.file.contains(name)), "{plan:?}");
+        // Control: nobody can tell that the last one was never part of the log.
+        assert_eq!(plan.head == head, is_left_out, "{plan:?}");
+        fs::remove_file(stray).unwrap();
+    }
+}
+
+/// What stands behind the closing record was never in the log.
+#[test]
+fn garbage_behind_a_closed_log_costs_no_event() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    let newest = files::newest(&path);
+    let frames = files::frames(&newest);
+    let events: Vec<_> = frames.iter().filter(|frame| !frame.is_control).collect();
+    assert!(events.len() > 10);
+    files::flip(&newest, events[2].offset + 50, 1);
+    // Control: without garbage one event is lost.
+    let lost = |plan: &Repair| plan.lost.iter().map(|lost| (lost.first.get(), lost.positions)).collect::<Vec<_>>();
+    let expected = vec![(events[2].position, 1)];
+    assert_eq!(lost(&copies::plan_repair(&path).unwrap()), expected);
+    files::flip(&newest, frames.last().unwrap().offset + 200, 1);
+    assert_eq!(lost(&copies::plan_repair(&path).unwrap()), expected);
+}
+
 /// The head of the newest segment: the one before it tells how consumers stood.
 #[test]
 fn a_damaged_control_state_is_made_anew() {

@@ -12,18 +12,23 @@ use crate::format::backup::{self, Mark};
 use crate::format::control::Kept;
 use crate::format::frame::{self, ALIGN, Found as Look};
 use crate::format::header::{self, Header};
+use crate::format::lock::NAME as LOCK;
 use crate::format::{PAGE, limits};
 use crate::id::{Position, StoreId, Timestamp};
 use crate::log::index::Index;
-use crate::log::lock::{self, Left};
+use crate::log::lock::{self, Left, Progress};
 use crate::log::mark::{self, Misfit};
 use crate::log::parts::Part;
 use crate::log::recover::segments;
-use crate::log::scan::{AtDamage, Tail, data_end, scan};
+use crate::log::scan::{AtDamage, Scan, Tail, data_end, scan};
 use crate::segment::disk::{Directory, Disk};
 use crate::segment::map::Access;
 use crate::segment::{Segment, after};
 use crate::sync::primitive::Arc;
+
+/// Nothing lies so many positions behind what is whole: not even three terabytes of the smallest events. Each gap in a repaired
+/// store stands for half a billion, so what is written for lost ones has an end.
+const FARTHEST: u64 = 1 << 36;
 
 /// A store as it was found.
 pub(super) struct Found {
@@ -67,6 +72,8 @@ struct Newest {
     /// Where the mark of a backup says that it ends; 0 where none does.
     marked_end: u64,
     torn_bytes: u64,
+    /// It ends with the closing record that the lock file speaks of.
+    is_closed: bool,
     /// The segments before it and what is kept, if its control state is whole.
     named: Option<(Vec<Position>, Option<Kept>)>,
 }
@@ -89,6 +96,7 @@ pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found> {
     looking.store = store;
     let marked = looking.marked(&headers)?;
     let left = left.filter(|left| left.holder.store == store).or(marked.map(|mark| mark.as_left()));
+    let left = left.filter(|left| looking.can_be(&headers, left));
     let (newest, lost_behind) = looking.newest(&headers, left)?;
     let kept = looking.kept(&newest, &headers, &names);
     let firsts = looking.firsts(&newest, &headers, kept.as_ref());
@@ -106,8 +114,8 @@ pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found> {
         pieces.push(piece);
     }
     // What was there for sure, and of which no file is left.
-    let known =
-        left.filter(|left| left.progress.segment > newest.first && left.progress.durable >= left.progress.segment);
+    let known = left.filter(|left| !newest.is_closed && left.progress.segment > newest.first);
+    let known = known.filter(|left| left.progress.durable >= left.progress.segment);
     let known = known.map_or(Position::START, |left| left.progress.durable.max(left.progress.head)).max(lost_behind);
     // Of a backup that is to end with a segment that has no event the records in it are lost.
     let ends_later = marked.is_some_and(|mark| mark.segment > newest.first && mark.segment >= next);
@@ -164,8 +172,12 @@ impl Looking<'_> {
         let Some(store) = left.map(|left| left.holder.store).or(most) else {
             return Err(Error::not_a_store(self.directory.path(), "nothing in it says which store it is"));
         };
+        let highest = headers.iter().rfind(|(_, found)| found.is_some()).map_or(u64::MAX, |(first, _)| first.get());
         headers.retain(|first, found| {
             let why = match found {
+                None if first.get() > highest.saturating_add(FARTHEST) || first.get() > u64::MAX / 2 => {
+                    "its name cannot be right, and its header is not what was written; it is left out"
+                }
                 Some(header) if header.store != store => "it belongs to another store, and is left out",
                 Some(header) if header.first != *first => {
                     "its header bears another position than its name; it is left out"
@@ -176,6 +188,21 @@ impl Looking<'_> {
             false
         });
         Ok((headers, store))
+    }
+
+    /// Whether the log can go as far as the lock file or the mark says. The words that tell are under no checksum.
+    fn can_be(&mut self, headers: &Headers, left: &Left) -> bool {
+        let Progress { segment, head, durable, .. } = left.progress;
+        let newest = headers.keys().next_back().map_or(0, |first| first.get());
+        let most = segment.get().saturating_add(limits::SEGMENT / frame::HEADER as u64);
+        let farthest = head.max(durable);
+        let can_be = segment.get() <= newest.saturating_add(FARTHEST) && farthest.get() < most;
+        if !can_be {
+            let what =
+                format!("it says that the log goes up to position {farthest}, which cannot be; that is left out");
+            self.noted.push(Noted { file: LOCK.to_owned(), what });
+        }
+        can_be
     }
 
     /// The mark of a backup, unless it is damaged, or is of other files than these.
@@ -229,10 +256,13 @@ impl Looking<'_> {
             if let Some(highest) = highest {
                 segment.set_last(highest);
             }
-            let found = scan(&segment, segment.capacity(), AtDamage::PassOver)?;
-            let durable = left.map_or(Position::START, |left| left.progress.durable);
-            let durable = durable.max(segment.header.durable).max(found.durable);
-            let is_clean = found.closed && closed == Some(found.end) && found.damage.is_empty();
+            let (found, is_closed) = scan_closed(&segment, closed)?;
+            // So many events can stand in it at the most.
+            let most = Position::new(first.get().saturating_add(segment.capacity() / frame::HEADER as u64));
+            let said = left.map_or(Position::START, |left| left.progress.durable);
+            let said = if is_closed { Position::START } else { of_this.map_or(said, |_| said.min(most)) };
+            let durable = said.max(segment.header.durable).max(found.durable);
+            let is_clean = is_closed && found.damage.is_empty();
             let tail = if is_clean { Tail::Blank } else { found.tail(&segment, segment.capacity(), durable) };
             if found.firsts.is_none() && found.events == 0 && durable < *first && headers.len() > 1 {
                 // Its first commit never reached the disk; nothing of it counts.
@@ -242,15 +272,17 @@ impl Looking<'_> {
             let (limit, known, torn_bytes) = match tail {
                 Tail::Blank => (found.end, durable, 0),
                 Tail::Torn { end } => (found.end, durable, end - found.end),
+                _ if is_closed => (found.end, found.next.previous(), 0),
                 Tail::Damaged(damage) => {
-                    let seen = of_this.map_or(Position::START, |left| left.progress.head);
+                    let seen = of_this.map_or(Position::START, |left| left.progress.head.min(most));
                     let end = data_end(&segment, PAGE as u64, segment.capacity());
                     (end.max(damage.offset), durable.max(seen), 0)
                 }
             };
             let named = found.firsts.map(|firsts| (firsts, found.state.kept));
             let marked_end = 0;
-            return Ok((Newest { first: *first, limit, known, highest, marked_end, torn_bytes, named }, lost_behind));
+            let newest = Newest { first: *first, limit, known, highest, marked_end, torn_bytes, is_closed, named };
+            return Ok((newest, lost_behind));
         }
         Err(Error::not_a_store(self.directory.path(), "nothing of any segment can be read"))
     }
@@ -350,6 +382,18 @@ impl Looking<'_> {
             found: Piecewise::There { part, limit, header: header.map(Box::new), read },
         })
     }
+}
+
+/// What a segment holds, and whether it ends with the closing record that ends at `closed`: what stands behind that is nothing
+/// that was ever written to the log.
+fn scan_closed(segment: &Segment, closed: Option<u64>) -> Result<(Scan, bool)> {
+    if let Some(closed) = closed.filter(|closed| *closed <= segment.capacity()) {
+        let found = scan(segment, closed, AtDamage::PassOver)?;
+        if found.closed && found.end == closed {
+            return Ok((found, true));
+        }
+    }
+    Ok((scan(segment, segment.capacity(), AtDamage::PassOver)?, false))
 }
 
 /// The last position of a segment of which no lock file tells, when it is damaged: whole frames in order that reach the end say so.
