@@ -195,20 +195,12 @@ fn check_left(directory: &dyn Directory, kind: Kind) -> Result<()> {
 /// Refuses to take a directory for one on its way that holds anything else, a copy of another kind, or a store that somebody
 /// has opened.
 fn check_is_ours(directory: &dyn Directory, kind: Kind) -> Result<()> {
-    let is_ours = |name: &String| {
-        let name = name.strip_suffix(".tmp").unwrap_or(name);
-        name == backup::NAME
-            || header::parse_name(name).is_some()
-            || header::parse_index_name(name).is_some()
-            || header::parse_tier_name(name).is_some()
-            || header::parse_heads_name(name).is_some()
-    };
     let refuse = |what: &str| {
         let why = format!("it is needed for a copy on its way, and {what}; move it, or choose another directory");
         Err(Error::not_a_store(directory.path(), why))
     };
     let names = directory.names()?;
-    if let Some(other) = names.iter().find(|name| !is_ours(name)) {
+    if let Some(other) = foreign(&names) {
         return refuse(&format!("holds other things, such as {other:?}"));
     }
     match (mark::read(directory)?.map(Marked::sound), kind) {
@@ -234,6 +226,18 @@ fn check_is_ours(directory: &dyn Directory, kind: Kind) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A name among these that no copy has.
+pub(super) fn foreign(names: &[String]) -> Option<&String> {
+    let is_ours = |name: &str| {
+        name == backup::NAME
+            || header::parse_name(name).is_some()
+            || header::parse_index_name(name).is_some()
+            || header::parse_tier_name(name).is_some()
+            || header::parse_heads_name(name).is_some()
+    };
+    names.iter().find(|name| !is_ours(name.strip_suffix(".tmp").unwrap_or(name)))
 }
 
 fn remove_directory(parent: &dyn Directory, name: &str) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::copies::aside::{self, Aside, Kind, check_is_outside, is_free};
+use crate::copies::aside::{self, Aside, Kind, check_is_outside, foreign, is_free};
 use crate::copies::out::Copy;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -127,7 +127,7 @@ pub(super) fn check_end(disk: &dyn Disk, log: &Log) -> Result<()> {
     }
     if verdict.torn_bytes > 0 && !lock::is_among(&log.directory.names()?) {
         let why =
-            "it ends within a commit, as no backup does that was made whole; repair it first, or take another one";
+            "it ends within a commit, as no backup does that was made whole; open it for writing once, which leaves that out, or take another one";
         return Err(Error::not_a_store(log.directory.path(), why));
     }
     Ok(())
@@ -248,7 +248,12 @@ fn check_is_backup_of(present: &dyn Directory, store: StoreId) -> Result<()> {
     }
     for first in segments(&names).into_iter().rev() {
         match read_header(present, first) {
-            Ok(header) if header.store == store => return Ok(()),
+            Ok(header) if header.store == store => {
+                return match foreign(&names) {
+                    Some(other) => refuse(&format!("{other:?} beside the backup would be gone; move it away")),
+                    None => Ok(()),
+                };
+            }
             Ok(_) => return refuse("it is the backup of another store; choose another directory"),
             // A damaged one does not say; the others do.
             Err(Error::NotAStore { .. }) => {}

@@ -168,3 +168,31 @@ fn what_a_copy_of_the_same_kind_has_left_is_taken_for_its_own() {
         }
     }
 }
+
+/// What somebody put into a backup's directory is not cleared away with the backup before.
+#[test]
+fn what_somebody_put_beside_a_backup_is_not_cleared_away() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    store.append("cart-1", NewEvent::new("added", "")).unwrap();
+    let to = scratch.path().join("copy");
+    store.backup(&to).unwrap();
+    for (name, is_file) in [("notes.txt", true), ("sub", false)] {
+        let put = to.join(name);
+        if is_file {
+            fs::write(&put, "mine").unwrap()
+        } else {
+            fs::create_dir(&put).unwrap()
+        }
+        let refused = store.backup(&to).unwrap_err();
+        assert!(matches!(&refused, Error::NotAStore { why, .. } if why.contains(name)), "{refused}");
+        assert!(put.exists());
+        // Control: without it the backup is brought up to date.
+        if is_file {
+            fs::remove_file(&put).unwrap()
+        } else {
+            fs::remove_dir(&put).unwrap()
+        }
+        store.backup(&to).unwrap();
+    }
+}
