@@ -126,8 +126,7 @@ pub(super) fn check_end(disk: &dyn Disk, log: &Log) -> Result<()> {
         return Err(Error::Damaged(damage));
     }
     if verdict.torn_bytes > 0 && !lock::is_among(&log.directory.names()?) {
-        let why =
-            "it ends within a commit, as no backup does that was made whole; open it for writing once, which leaves that out, or take another one";
+        let why = "it ends within a commit, as no backup does that was made whole; open it for writing once, which leaves that out, or take another one";
         return Err(Error::not_a_store(log.directory.path(), why));
     }
     Ok(())
