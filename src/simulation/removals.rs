@@ -11,9 +11,10 @@ use crate::id::{Position, Revision};
 use crate::log::purge::{Pass, Purge};
 use crate::simulation::chance::Chance;
 use crate::simulation::faults::Weakness;
-use crate::simulation::model::{BILLED, COPIED, Check, FAILED, Model, SOURCES, ensure};
+use crate::simulation::model::{BILLED, COPIED, Check, FAILED, Known, Model, SOURCES, ensure};
 use crate::simulation::world::World;
 use crate::store::Store;
+use crate::writer::durability::Durability;
 
 /// With so many removals of which nobody knows what became, the next one waits.
 const UNKNOWN: usize = 4;
@@ -119,7 +120,7 @@ impl Model {
 
     /// The events of a stream that are there, latest first.
     fn latest_of(&self, stream: &str) -> Vec<(u64, u64)> {
-        let here = |(_, known): &(u64, &super::model::Known)| known.stream == stream && known.gone.is_none();
+        let here = |(_, known): &(u64, &Known)| known.stream == stream && known.gone.is_none();
         let mut here: Vec<_> = (1..).zip(&self.log).filter(here).map(|(at, known)| (at, known.revision)).collect();
         here.reverse();
         here
@@ -199,7 +200,7 @@ impl World {
                 removal.before = self.disk.is_alive().then(|| self.model.head());
                 self.model.take_out(&removal);
                 self.removals.recent.push(removal);
-                if self.setup.durability == crate::writer::durability::Durability::Sync {
+                if self.setup.durability == Durability::Sync {
                     self.all_synced();
                 }
                 Ok(())
@@ -252,9 +253,13 @@ impl World {
     /// before has to be one thing.
     pub(super) fn settle_removals(&mut self, store: &Store, head: u64, missing: &BTreeSet<u64>) -> Check {
         let mut stands = BTreeMap::new();
-        for removal in &self.removals.recent {
-            let stands_at = store.revision(removal.stream).map_err(|error| error.to_string())?;
-            stands.insert(removal.stream, stands_at.get());
+        let streams: Vec<&str> = self.removals.recent.iter().map(|removal| removal.stream).collect();
+        for stream in streams {
+            match store.revision(stream) {
+                Ok(stands_at) => _ = stands.insert(stream, stands_at.get()),
+                // Where the medium lost it nobody can say which of the removals it was.
+                Err(error) => return self.expected(error),
+            }
         }
         let agrees = |outcome: &[&Removal]| {
             let takes = |position: u64| {
