@@ -2,6 +2,8 @@
 //! writer, takes no lock, and changes nothing.
 
 mod surroundings;
+#[cfg(test)]
+mod tests;
 pub(crate) mod verify;
 
 pub use surroundings::{FileSystem, Surroundings, Writer, surroundings};
@@ -95,16 +97,24 @@ pub struct Survey<T> {
 /// # Errors
 /// As [`Store::open_read_only`](crate::Store::open_read_only).
 pub fn summary(path: impl AsRef<Path>) -> Result<Summary> {
-    let log = open(path.as_ref())?;
-    let (mut events, mut streams, mut gone) = (0, 0, log.oldest().get() - 1);
-    let firsts = log.parts.firsts();
-    for first in &firsts {
-        let part = log.parts.of(*first)?;
+    summary_of(&open(path.as_ref())?)
+}
+
+fn summary_of(log: &Arc<Log>) -> Result<Summary> {
+    let (mut events, mut streams, mut gone) = (0, 0, 0);
+    let mut firsts = Vec::new();
+    // Beside a live writer old segments may go meanwhile, the oldest first: where one is gone, the store begins behind it.
+    for first in log.parts.firsts().into_iter().rev() {
+        let Some(part) = log.parts.still_there(first)? else { break };
+        firsts.push(first);
         let found = part.index.summary(part.segment.written());
         events += found.events - found.own_events;
         streams += found.streams;
         gone += found.gone;
     }
+    firsts.reverse();
+    let oldest = firsts[0];
+    gone += oldest.get() - 1;
     // Folders have no bytes of their own, and a file may go while we look.
     let bytes = log.directory.names()?.iter().map(|name| log.directory.size(name)).sum::<Result<u64>>()?;
     let head = log.head();
@@ -117,7 +127,7 @@ pub fn summary(path: impl AsRef<Path>) -> Result<Summary> {
         segments: firsts.len() as u64,
         index_files: log.parts.tiers.asked(&firsts[..firsts.len() - 1]) as u64,
         bytes,
-        first_position: if head == Position::START { head } else { log.oldest() },
+        first_position: if head == Position::START { head } else { oldest },
         last_position: head,
         durable_position: log.durable().min(head),
         format_version: VERSION,
@@ -135,13 +145,13 @@ pub fn plan_retention(path: impl AsRef<Path>, retention: &Retention, now: Timest
 }
 
 /// The streams of a store, by name, the store's own left out. Reads every event, goes on behind damage, and costs memory
-/// for every stream.
+/// for every stream. Events that a live writer lets go of meanwhile count as far as they were read before.
 ///
 /// # Errors
 /// As [`summary`].
 pub fn streams(path: impl AsRef<Path>) -> Result<Survey<StreamSummary>> {
     let mut found: HashMap<String, (u64, Position)> = HashMap::new();
-    let damage = each_event(path.as_ref(), |frame| {
+    let damage = each_event(&open(path.as_ref())?, |frame| {
         let known = match found.get_mut(frame.stream()) {
             Some(known) => known,
             None => found.entry(frame.stream().to_owned()).or_default(),
@@ -155,13 +165,13 @@ pub fn streams(path: impl AsRef<Path>) -> Result<Survey<StreamSummary>> {
 }
 
 /// The event types of a store, by name, those in the store's own streams left out. Reads every event, and goes on
-/// behind damage.
+/// behind damage. Events that a live writer lets go of meanwhile count as far as they were read before.
 ///
 /// # Errors
 /// As [`summary`].
 pub fn types(path: impl AsRef<Path>) -> Result<Survey<TypeSummary>> {
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
-    let damage = each_event(path.as_ref(), |frame| match found.get_mut(frame.type_name()) {
+    let damage = each_event(&open(path.as_ref())?, |frame| match found.get_mut(frame.type_name()) {
         Some(events) => *events += 1,
         None => {
             found.insert(frame.type_name().to_owned(), 1);
@@ -176,15 +186,17 @@ fn open(path: &Path) -> Result<Arc<Log>> {
 }
 
 /// Calls `each` for every event of users that is whole, and gives what is not.
-fn each_event(path: &Path, mut each: impl FnMut(Frame<'_>)) -> Result<Vec<Damage>> {
-    let log = open(path)?;
+fn each_event(log: &Arc<Log>, mut each: impl FnMut(Frame<'_>)) -> Result<Vec<Damage>> {
     let head = log.head();
-    let mut reader = Reader::new(log, Filter::Query(Query::new()), head);
+    let all = || Reader::new(log.clone(), Filter::Query(Query::new()), head);
+    let mut reader = all();
     let mut damage = Vec::new();
     while let Some(item) = reader.next_borrowed() {
         match item {
             Ok(event) => each(event.frame()),
             Err(Error::Damaged(found)) => damage.push(found),
+            // What was to come was let go of. That is further on each time, and the head is the end.
+            Err(Error::Expired { oldest, .. }) => reader = all().from(oldest),
             Err(error) => return Err(error),
         }
     }

@@ -209,6 +209,15 @@ impl Parts {
         self.open(&slot, next)
     }
 
+    /// The part that begins at `first`, unless a writer has let go of it since.
+    pub(crate) fn still_there(&self, first: Position) -> Result<Option<Arc<Part>>> {
+        match self.of(first) {
+            Ok(part) => Ok((part.segment.first() == first).then_some(part)),
+            Err(Error::Expired { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where a reader goes on behind `part`: the first position of the part after it, or of the one that took its place
     /// because it held no event. Of a part that was let go of: behind its last event.
     pub(crate) fn after(&self, part: &Part) -> Result<Option<Position>> {

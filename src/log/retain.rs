@@ -9,11 +9,11 @@ use crate::format::header;
 use crate::format::names::{DEAD_LETTERS, DEAD_POSITION};
 use crate::format::term::Kind;
 use crate::id::{Position, Timestamp};
-use crate::log::Log;
 use crate::log::heads::Known;
 use crate::log::reader::Reader;
 use crate::log::state::State;
 use crate::log::terms::Filter;
+use crate::log::{LOOKS, Log};
 use crate::segment::disk::Directory;
 use crate::segment::map::Access;
 use crate::sync::guard;
@@ -160,8 +160,21 @@ struct Old {
     bytes: u64,
 }
 
-/// Plans what to let go of.
+/// Plans what to let go of. Looks again when old segments went under its eyes: another retention is under way.
 pub(crate) fn plan(log: &Arc<Log>, retention: &Retention, now: Timestamp) -> Result<Plan> {
+    let mut looks = 0;
+    loop {
+        let oldest = log.oldest_now()?;
+        match plan_now(log, retention, now) {
+            Err(_) if looks < LOOKS && log.oldest_now()? > oldest => {}
+            planned => return planned,
+        }
+        looks += 1;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn plan_now(log: &Arc<Log>, retention: &Retention, now: Timestamp) -> Result<Plan> {
     let firsts = log.parts.firsts();
     let oldest = firsts[0];
     let old = beyond_limits(log, retention, &firsts, now)?;
@@ -188,7 +201,8 @@ pub(crate) fn plan(log: &Arc<Log>, retention: &Retention, now: Timestamp) -> Res
     let events = going.map(|pair| {
         // What cannot be looked at goes all the same: each of its positions counts then.
         let all = pair[1].get() - pair[0].get();
-        log.parts.of(pair[0]).map_or(all, |part| part.index.summary(part.segment.written()).events)
+        let part = log.parts.still_there(pair[0]).ok().flatten();
+        part.map_or(all, |part| part.index.summary(part.segment.written()).events)
     });
     let events = events.sum();
     held.sort_by(|a, b| a.position.cmp(&b.position).then_with(|| a.consumer.cmp(&b.consumer)));

@@ -1,5 +1,6 @@
 //! Letting go of old events: R2, L1, L4, W1, W3, C2, C3, C6, D3. What goes, what a consumer keeps back, what is still known of what went.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -61,6 +62,50 @@ fn whole_old_segments_go_and_the_rest_is_as_it_was() {
     assert_eq!(store.oldest().get(), oldest);
     assert_eq!(positions(store.read(Query::new())), (oldest..=201).collect::<Vec<_>>());
     assert!(inspect::verify(&path, |_| {}).unwrap().ok);
+}
+
+/// A store that is open for reading learns of what went when it is asked: by a limit of each kind.
+#[test]
+fn what_would_go_is_planned_beside_a_writer_that_lets_go() {
+    let limits = [newest(20), Retention::new().max_bytes(100 << 10), Retention::new().max_age(DAY)];
+    // By the clock of who reads all of it is old.
+    let long_ago = Arc::new(ManualClock::at(Timestamp::from_nanos(0)));
+    for retention in &limits {
+        let scratch = Scratch::new();
+        let path = scratch.store_path();
+        let store = os().clock(long_ago.clone()).open(&path).unwrap();
+        fill(&store, 200);
+        let reader = Store::open_read_only(&path).unwrap();
+        assert_eq!(reader.plan_retention(retention).unwrap().oldest.get(), 1, "control");
+        let oldest = store.retain(&newest(100)).unwrap().keeps_from;
+        let plan = reader.plan_retention(retention).unwrap();
+        assert_eq!((plan.oldest, plan.segments > 0, plan.keeps_from > oldest), (oldest, true, true), "{retention:?}");
+        assert_eq!(plan.events, plan.keeps_from.get() - oldest.get());
+    }
+}
+
+/// A segment at a time goes while others plan, who look again.
+#[test]
+fn what_would_go_is_planned_while_it_goes() {
+    let scratch = Scratch::new();
+    let path = scratch.store_path();
+    let store = os().open(&path).unwrap();
+    fill(&store, 1_500);
+    let planned = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for kept in (0..1_500).rev().step_by(15) {
+                store.retain(&newest(kept)).unwrap();
+            }
+        });
+        let (all, mut planned) = (Retention::new().max_bytes(1), BTreeSet::new());
+        while !writer.is_finished() {
+            let plan = inspect::plan_retention(&path, &all, Timestamp::default()).unwrap();
+            assert_eq!(plan.events, plan.keeps_from.get() - plan.oldest.get());
+            planned.insert(plan.oldest);
+        }
+        planned.len()
+    });
+    assert!(planned > 1, "control: nothing went meanwhile");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::format::{PAGE, header, index};
-use crate::inspect::verify::{Check, Depth, is_missing, of_file, still_there};
+use crate::inspect::verify::{Check, Depth, is_missing, of_file};
 use crate::log::index::Index;
 use crate::log::parts::Part;
 use crate::segment::disk::File;
@@ -59,7 +59,7 @@ impl Check<'_> {
             // It may cover what was let go of.
             for (number, first) in covered.iter().enumerate() {
                 // An index that is damaged was told of, and says nothing against the tier.
-                let index = still_there(self.log, *first)?.and_then(|part| part.index.file());
+                let index = self.log.parts.still_there(*first)?.and_then(|part| part.index.file());
                 let Some(file) = index.filter(|file| file.is_sound()) else { continue };
                 if !tier.names_all(number, &file) {
                     self.verdict.damage.push(found("it does not say what the indexes of its segments say"));

@@ -107,18 +107,21 @@ pub(crate) fn verify_on(
     depth: Depth,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Verdict> {
-    let log = open_reader_anyhow(disk, path)?;
+    verify_log(&open_reader_anyhow(disk, path)?, depth, progress)
+}
+
+pub(super) fn verify_log(log: &Arc<Log>, depth: Depth, progress: &mut dyn FnMut(Progress)) -> Result<Verdict> {
     let firsts = log.parts.firsts();
     let read = sample::choose(&*log.directory, &firsts, depth)?;
-    let mut check = Check::new(&log, depth)?;
-    let total = bytes(&log, &read)? * check.passes();
+    let mut check = Check::new(log, depth)?;
+    let total = bytes(log, &read)? * check.passes();
     let mut done = 0;
     for pass in 0..check.passes() {
         check.frames.begin(pass);
         for first in &firsts {
             // Beside a live writer old segments may go meanwhile.
             let kept = *first >= check.kept_from;
-            let Some(part) = still_there(&log, *first)?.filter(|_| kept) else {
+            let Some(part) = log.parts.still_there(*first)?.filter(|_| kept) else {
                 check.frames.skip();
                 continue;
             };
@@ -143,17 +146,9 @@ pub(crate) fn verify_on(
     Ok(check.finish(firsts.len()))
 }
 
-/// The part, unless the writer has let go of it since.
-fn still_there(log: &Arc<Log>, first: Position) -> Result<Option<Arc<Part>>> {
-    match log.parts.of(first) {
-        Ok(part) => Ok((part.segment.first() == first).then_some(part)),
-        Err(Error::Expired { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn bytes(log: &Arc<Log>, read: &[Position]) -> Result<u64> {
-    read.iter().try_fold(0, |sum, first| Ok(sum + still_there(log, *first)?.map_or(0, |part| part.segment.written())))
+fn bytes(log: &Log, read: &[Position]) -> Result<u64> {
+    let written = |first| Ok(log.parts.still_there(first)?.map_or(0, |part| part.segment.written()));
+    read.iter().try_fold(0, |sum, first| Ok(sum + written(*first)?))
 }
 
 /// A check under way.
@@ -187,7 +182,7 @@ impl<'a> Check<'a> {
     /// The segment behind this one has to know where it ends.
     fn follows(&mut self, part: &Part, is_read: bool) -> Result<()> {
         let Some(first) = self.log.parts.after(part)? else { return Ok(()) };
-        let Some(following) = still_there(self.log, first)? else { return Ok(()) };
+        let Some(following) = self.log.parts.still_there(first)? else { return Ok(()) };
         let (header, last_crc) = (&part.segment.header, self.frames.last_crc().filter(|_| is_read));
         let fits = following.segment.header.previous.is_some_and(|previous| {
             // What was not read, or not whole, is taken for what it says.

@@ -35,7 +35,8 @@ struct Known {
 /// How many streams there are, the store's own included; at least.
 pub(super) fn streams(log: &Log) -> Result<u64> {
     log.parts.firsts().into_iter().try_fold(0, |sum, first| {
-        let part = log.parts.of(first)?;
+        // Beside a live writer old segments may go meanwhile.
+        let Some(part) = log.parts.still_there(first)? else { return Ok(sum) };
         let found = part.index.summary(part.segment.written());
         Ok(sum + found.streams + found.own_events)
     })
