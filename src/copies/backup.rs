@@ -60,7 +60,8 @@ pub struct Backup {
 /// # Errors
 /// As [`Store::open_read_only`]; [`Error::NotAStore`] when `to` is a link, or holds something else: a backup of another store, one
 /// that goes further than the store does, or a store that was opened for writing; and when `TO.part` or `TO.part.old`, which are
-/// needed on the way, are `from` itself or hold anything but such a backup, too. [`Error::Locked`] when another backup to the same place is under way, or somebody has
+/// needed on the way, are `from` itself or hold anything but such a backup, too. [`Error::Locked`] when another backup to
+/// the same place is under way, or somebody has
 /// the one before it open for writing. [`Error::Damaged`] when the check finds damage and a backup stands there already:
 /// that one stays, what was copied is left in `TO.part`; and when the end of the store is damaged, so that its readers see less
 /// than there was. [Repair](crate::copies::repair()) the store, or choose another directory to
@@ -126,7 +127,8 @@ pub(super) fn check_end(disk: &dyn Disk, log: &Log) -> Result<()> {
         return Err(Error::Damaged(damage));
     }
     if verdict.torn_bytes > 0 && !lock::is_among(&log.directory.names()?) {
-        let why = "it ends within a commit, as no backup does that was made whole; open it for writing once, which leaves that out, or take another one";
+        let why = "it ends within a commit, as no backup does that was made whole; open it for writing once, which \
+                   leaves that out, or take another one";
         return Err(Error::not_a_store(log.directory.path(), why));
     }
     Ok(())

@@ -153,8 +153,8 @@ impl fmt::Display for Figures {
     }
 }
 
-/// What this simulation does. An earlier edition leaves out what came later, so that its seeds are the runs that they were:
-/// 1 is all that no later one names, 2 removes events from streams.
+/// What this simulation does. An earlier edition leaves out what came later, so that most of its seeds are the runs that they were,
+/// as far as the store takes the same steps: 1 is all that no later one names, 2 removes events from streams.
 pub const EDITION: u32 = 2;
 
 /// Lives through a seed.

@@ -110,7 +110,8 @@ pub struct Repaired {
 /// Says what [`repair`] would keep and lose. Changes nothing.
 ///
 /// # Errors
-/// [`Error::Locked`](crate::Error::Locked) while a writer has the store open. [`Error::NotAStore`](crate::Error::NotAStore) when nothing can be read that says what was stored.
+/// [`Error::Locked`](crate::Error::Locked) while a writer has the store open. [`Error::NotAStore`](crate::Error::NotAStore) when
+/// nothing can be read that says what was stored.
 pub fn plan_repair(path: impl AsRef<Path>) -> Result<Repair> {
     told(&look(&RealDisk, path.as_ref())?)
 }

@@ -105,8 +105,8 @@ pub(super) fn find_newest(
     }
 }
 
-/// Whether a segment is shorter than its header, or that is blank, or one of the two sectors is that have something in them: without syncs a power
-/// cut may leave so much of it. Then no frame of it was ever known to be on the disk.
+/// Whether a segment is shorter than its header, or that is blank, or one of the two sectors is that have something in them:
+/// without syncs a power cut may leave so much of it. Then no frame of it was ever known to be on the disk.
 pub(super) fn is_unfinished(directory: &dyn Directory, name: &str, file: &dyn File) -> Result<bool> {
     if file.len()? < PAGE as u64 {
         return Ok(true);
