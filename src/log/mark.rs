@@ -34,10 +34,16 @@ pub(crate) enum Misfit {
     Short(Damage),
 }
 
+/// Whether there is a mark, sound or not, among the names of a directory.
+pub(crate) fn is_among(names: &[String]) -> bool {
+    names.iter().any(|name| name == NAME)
+}
+
 pub(crate) fn read(directory: &dyn Directory) -> Result<Option<Marked>> {
-    let is_there = directory.names()?.iter().any(|name| name == NAME);
     // A lock file that does not say yet how far it goes is one of an opening that ended before anything was changed.
-    if !is_there || lock::read(directory).is_some_and(|left| left.progress.segment > Position::START) {
+    if !is_among(&directory.names()?)
+        || lock::read(directory).is_some_and(|left| left.progress.segment > Position::START)
+    {
         return Ok(None);
     }
     let mut page = [0; PAGE];

@@ -97,12 +97,9 @@ pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found> {
     let marked = looking.marked(&headers)?;
     let left = left.filter(|left| left.holder.store == store).or(marked.map(|mark| mark.as_left()));
     let left = left.filter(|left| looking.can_be(&headers, left));
-    let (newest, lost_behind) = looking.newest(&headers, left)?;
+    let (newest, lost_behind) = looking.newest(&headers, left, marked)?;
     let kept = looking.kept(&newest, &headers, &names);
     let firsts = looking.firsts(&newest, &headers, kept.as_ref());
-
-    let marked_end = marked.filter(|mark| mark.segment == newest.first).map_or(0, |mark| mark.end);
-    let newest = Newest { marked_end, ..newest };
 
     let mut consumers = Consumers::default();
     let (mut pieces, mut time) = (Vec::new(), Timestamp::default());
@@ -235,7 +232,7 @@ impl Looking<'_> {
     }
 
     /// The newest segment of which something is whole, and up to where events are lost in those behind it.
-    fn newest(&mut self, headers: &Headers, left: Option<Left>) -> Result<(Newest, Position)> {
+    fn newest(&mut self, headers: &Headers, left: Option<Left>, marked: Option<Mark>) -> Result<(Newest, Position)> {
         let mut lost_behind = Position::START;
         for first in headers.keys().rev() {
             let Some(Opened { segment, .. }) = self.open(*first, headers)? else {
@@ -262,25 +259,24 @@ impl Looking<'_> {
             let said = left.map_or(Position::START, |left| left.progress.durable);
             let said = if is_closed { Position::START } else { of_this.map_or(said, |_| said.min(most)) };
             let durable = said.max(segment.header.durable).max(found.durable);
-            let is_clean = is_closed && found.damage.is_empty();
-            let tail = if is_clean { Tail::Blank } else { found.tail(&segment, segment.capacity(), durable) };
             if found.firsts.is_none() && found.events == 0 && durable < *first && headers.len() > 1 {
                 // Its first commit never reached the disk; nothing of it counts.
                 self.note(*first, "it never became part of the log");
                 continue;
             }
-            let (limit, known, torn_bytes) = match tail {
-                Tail::Blank => (found.end, durable, 0),
-                Tail::Torn { end } => (found.end, durable, end - found.end),
-                _ if is_closed => (found.end, found.next.previous(), 0),
-                Tail::Damaged(damage) => {
+            let tail = || found.tail(&segment, segment.capacity(), durable);
+            let (limit, known, torn_bytes) = match (!is_closed).then(tail) {
+                None => (found.end, found.next.previous(), 0),
+                Some(Tail::Blank) => (found.end, durable, 0),
+                Some(Tail::Torn { end }) => (found.end, durable, end - found.end),
+                Some(Tail::Damaged(damage)) => {
                     let seen = of_this.map_or(Position::START, |left| left.progress.head.min(most));
                     let end = data_end(&segment, PAGE as u64, segment.capacity());
                     (end.max(damage.offset), durable.max(seen), 0)
                 }
             };
             let named = found.firsts.map(|firsts| (firsts, found.state.kept));
-            let marked_end = 0;
+            let marked_end = marked.filter(|mark| mark.segment == *first).map_or(0, |mark| mark.end);
             let newest = Newest { first: *first, limit, known, highest, marked_end, torn_bytes, is_closed, named };
             return Ok((newest, lost_behind));
         }

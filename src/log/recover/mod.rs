@@ -96,10 +96,9 @@ pub(crate) fn open_writer(
     if firsts.is_empty() {
         return make(directory, &names, create, manner, clock);
     }
-    let left = match marked_end(&*directory)? {
-        None => lock::read(&*directory),
-        marked => marked,
-    };
+    // Not asked where there is no mark: that lists the directory again.
+    let marked = if mark::is_among(&names) { marked_end(&*directory)? } else { None };
+    let left = marked.or_else(|| lock::read(&*directory));
     recover(directory, &names, firsts, left, manner, clock)
 }
 
@@ -114,7 +113,7 @@ fn marked_end(directory: &dyn Directory) -> Result<Option<Left>> {
 /// Removes the mark of a backup that is a store from now on: from where it was to end, more will come. What it says the lock file
 /// takes over.
 fn is_no_backup_any_more(directory: &dyn Directory, names: &[String], held: &Held, left: Option<Left>) -> Result<()> {
-    if !names.iter().any(|name| name == backup::NAME) {
+    if !mark::is_among(names) {
         return Ok(());
     }
     if let Some(left) = left {
