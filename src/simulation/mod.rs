@@ -21,6 +21,7 @@ mod file;
 mod history;
 mod meddle;
 mod model;
+mod opening;
 mod platter;
 mod removals;
 #[cfg(test)]
