@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::copies::aside::{self, Aside, Kind, check_is_outside, foreign, is_free};
+use crate::copies::moment::{LOOKS, Moment, may_pass, written_again};
 use crate::copies::out::Copy;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -19,9 +20,6 @@ use crate::segment::disk::{Directory, Disk, RealDisk};
 use crate::segment::map::Access;
 use crate::store::Store;
 use crate::sync::guard;
-
-/// So often a backup begins again when files changed under its eyes: retention, or streams that were made smaller.
-pub(super) const LOOKS: u32 = 8;
 
 /// What a backup holds, and what it took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +82,7 @@ impl Store {
 
 pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: impl FnMut(Progress)) -> Result<Backup> {
     check_is_outside(disk, from, to, "store")?;
+    let mut moment = Moment::before_opening(disk, from)?;
     let (log, _) = open_reader(disk, from)?;
     check_end(disk, &log)?;
     let kind = Kind::Backup { store: log.store, head: log.head() };
@@ -91,19 +90,14 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
     let (mut log, mut looks) = (log, 0);
     let files = loop {
         let mut files = Files::default();
-        let filled = fill(&log, &aside, &mut files, &mut progress);
-        match filled {
-            Ok(()) if looks == LOOKS => break files,
+        match fill(&log, &aside, &mut files, &mut progress) {
+            Ok(()) if moment.has_all_of(&*aside.part)? => break files,
+            Ok(()) if looks == LOOKS => return Err(written_again(from)),
             Err(error) if looks == LOOKS || !may_pass(&error) => return Err(error),
-            _ => {}
+            _ => looks += 1,
         }
-        looks += 1;
-        let now = open_reader(disk, from)?.0;
-        // Where segments were written again meanwhile, some are as they were, some as they are, and no record says which.
-        if filled.is_ok() && guard(&now.state).removals == guard(&log.state).removals {
-            break files;
-        }
-        log = now;
+        moment = Moment::before_opening(disk, from)?;
+        log = open_reader(disk, from)?.0;
     };
     put_mark(&log, &*aside.part)?;
     let verdict = verify_on(disk, aside.part.path(), Depth::Fast, &mut |_| {})?;
@@ -132,15 +126,6 @@ pub(super) fn check_end(disk: &dyn Disk, log: &Log) -> Result<()> {
         return Err(Error::not_a_store(log.directory.path(), why));
     }
     Ok(())
-}
-
-/// Whether looking again may help: a file was there a moment ago, or does not fit the others.
-pub(super) fn may_pass(error: &Error) -> bool {
-    match error {
-        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        Error::NotAStore { .. } => true,
-        _ => false,
-    }
 }
 
 /// Puts everything that a log holds into the directory.

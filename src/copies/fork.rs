@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::copies::aside::{Aside, Kind, check_is_outside, is_free};
-use crate::copies::backup::{LOOKS, check_end, may_pass};
+use crate::copies::backup::check_end;
+use crate::copies::moment::{LOOKS, Moment, may_pass, written_again};
 use crate::copies::out::Out;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -95,6 +96,7 @@ pub(crate) fn fork_on(
     mut progress: impl FnMut(Progress),
 ) -> Result<Fork> {
     check_is_outside(disk, from, to, "store")?;
+    let mut moment = Moment::before_opening(disk, from)?;
     let mut log = open_reader(disk, from)?.0;
     check_end(disk, &log)?;
     check(&log, position)?;
@@ -107,14 +109,14 @@ pub(crate) fn fork_on(
         // Nothing that is left here from another time can be of this store.
         aside.clear(|_| false)?;
         match fill(&log, store, position, &*aside.part, &mut progress) {
-            Ok(done) => break done,
+            Ok(done) if moment.has_all_of(&*aside.part)? => break done,
+            Ok(_) if looks == LOOKS => return Err(written_again(from)),
             Err(error) if looks == LOOKS || !may_pass(&error) => return Err(error),
-            Err(_) => {
-                looks += 1;
-                log = open_reader(disk, from)?.0;
-                check(&log, position)?;
-            }
+            _ => looks += 1,
         }
+        moment = Moment::before_opening(disk, from)?;
+        log = open_reader(disk, from)?.0;
+        check(&log, position)?;
     };
     let verdict = verify_on(disk, aside.part.path(), Depth::Fast, &mut |_| {})?;
     aside.take_place()?;
@@ -154,7 +156,7 @@ fn fill(
     }
     for first in &whole {
         let part = log.parts.of(*first)?;
-        put.segment(*first, part.segment.written())?;
+        put.segment(&part.segment, part.segment.written())?;
         put.index(&part)?;
         done += part.segment.written();
         progress(Progress { done, total });
@@ -163,7 +165,7 @@ fn fill(
     let mut previous = last.segment.header.previous;
     // Without an event all that counts of it is how consumers stood.
     if cut.next > first {
-        put.segment(first, cut.end)?;
+        put.segment(&last.segment, cut.end)?;
         if last.segment.is_sealed() && cut.end == last.segment.written() {
             put.index(&last)?;
             whole.push(first);
@@ -337,10 +339,14 @@ struct Put<'a> {
 }
 
 impl Put<'_> {
-    fn segment(&mut self, first: Position, end: u64) -> Result<()> {
+    fn segment(&mut self, segment: &Segment, end: u64) -> Result<()> {
         // What is no header must not become one by a checksum that fits.
-        read_header(self.from, first)?;
-        self.put(&header::file_name(first), end)
+        read_header(self.from, segment.first())?;
+        self.put(segment.name(), end)?;
+        if read_header(self.to, segment.first())?.nonce != segment.header.nonce {
+            return Err(written_again(&self.from.path().join(segment.name())));
+        }
+        Ok(())
     }
 
     /// A segment that took the place of another one is followed as that one was; gives its end and last CRC. One that was

@@ -4,6 +4,7 @@
 mod aside;
 pub(crate) mod backup;
 pub(crate) mod fork;
+mod moment;
 mod out;
 mod place;
 pub(crate) mod repair;

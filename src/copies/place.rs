@@ -1,6 +1,7 @@
 //! Putting one file into a copy: by a second name, by sharing its blocks, or byte by byte.
 
-use crate::error::{Error, Result};
+use crate::copies::moment::written_again;
+use crate::error::Result;
 use crate::format::{PAGE, header, set_store};
 use crate::id::StoreId;
 use crate::segment::disk::{Directory, File, Prepared, link, share_blocks};
@@ -43,7 +44,7 @@ impl Wanted<'_> {
     ) -> Result<()> {
         let original = from.open(self.name, Access::Read)?;
         if original.len()? < self.len {
-            return Err(Error::not_a_store(&from.path().join(self.name), "it was made shorter just now"));
+            return Err(written_again(&from.path().join(self.name)));
         }
         if self.is_in(to, &*original) {
             files.kept += 1;

@@ -129,7 +129,7 @@ fn summary_of(log: &Arc<Log>) -> Result<Summary> {
         bytes,
         first_position: if head == Position::START { head } else { oldest },
         last_position: head,
-        durable_position: log.durable().min(head),
+        durable_position: surroundings::durable(log)?,
         format_version: VERSION,
         checkpoints,
     })

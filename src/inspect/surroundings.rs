@@ -6,7 +6,9 @@ use crate::error::Result;
 use crate::format::PAGE;
 use crate::format::frame::{Found, flag};
 use crate::id::{Position, Timestamp};
-use crate::log::lock;
+use crate::log::Log;
+use crate::log::lock::{self, Left};
+use crate::log::mark::{self, Marked};
 use crate::log::recover::QUARANTINE;
 use crate::log::recover::reader::open_reader;
 use crate::segment::disk::{Disk as _, LiesOn, RealDisk};
@@ -108,11 +110,7 @@ pub fn surroundings(path: impl AsRef<Path>) -> Result<Surroundings> {
     let left = lock::read(directory).filter(|left| left.holder.store == log.store);
     let lives = log.follows_a_writer();
     let newest = log.parts.newest();
-    let of_newest = left.filter(|left| left.progress.nonce == newest.segment.header.nonce);
-    let said = of_newest.map_or(Position::START, |left| left.progress.durable);
-    let head = log.head();
-    let closed = !lives && of_newest.is_some_and(|left| left.closed.is_some());
-    let durable = if closed { head } else { log.durable().max(said).max(newest.segment.header.durable).min(head) };
+    let closed = !lives && is_closed(left.as_ref(), &newest.segment);
     let lies_on = directory.lies_on()?;
     let quarantined = match directory.names()?.iter().any(|name| name == QUARANTINE) {
         // Opened by its path: as a subdirectory it would be made where it is missing.
@@ -121,8 +119,8 @@ pub fn surroundings(path: impl AsRef<Path>) -> Result<Surroundings> {
     };
     Ok(Surroundings {
         writer: left.map(|left| Writer { process: left.holder.pid, since: left.holder.since, lives, closed }),
-        head,
-        durable,
+        head: log.head(),
+        durable: durable(&log)?,
         longest_unsynced: longest_unsynced(&newest.segment),
         used: lies_on.as_ref().map_or(0, |place| place.used),
         total: lies_on.as_ref().map(|place| place.total),
@@ -131,6 +129,24 @@ pub fn surroundings(path: impl AsRef<Path>) -> Result<Surroundings> {
         wide: lies_on.as_ref().map(wide).unwrap_or_default(),
         quarantined,
     })
+}
+
+/// The last position that is known to be on stable storage, as the writer, frames, or the mark of a backup say.
+pub(super) fn durable(log: &Log) -> Result<Position> {
+    let (directory, head, newest) = (&*log.directory, log.head(), log.parts.newest());
+    let left = lock::read(directory).filter(|left| left.holder.store == log.store);
+    let is_marked = || Ok(mark::read(directory)?.and_then(Marked::sound).is_some());
+    if !log.follows_a_writer() && (is_closed(left.as_ref(), &newest.segment) || is_marked()?) {
+        return Ok(head);
+    }
+    let of_newest = left.filter(|left| left.progress.nonce == newest.segment.header.nonce);
+    let said = of_newest.map_or(Position::START, |left| left.progress.durable);
+    Ok(log.durable().max(said).max(newest.segment.header.durable).min(head))
+}
+
+/// Whether this is the newest segment of a store that was closed in good order.
+fn is_closed(left: Option<&Left>, newest: &Segment) -> bool {
+    left.is_some_and(|left| left.progress.nonce == newest.header.nonce && left.closed.is_some())
 }
 
 fn kind(number: u64) -> FileSystem {

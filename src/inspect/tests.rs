@@ -92,3 +92,24 @@ fn a_check_passes_over_what_was_let_go_of() {
         assert!(depth == Depth::Fast || verdict.events == EVENTS - (oldest - 1), "{depth:?}: {}", verdict.events);
     }
 }
+
+#[test]
+fn what_is_durable_is_known_of_every_kind_of_copy_too() {
+    let beside = Beside::new("durable");
+    let (path, head) = (&beside.path, beside.store.head());
+    let durable = |path: &Path| summary(path).unwrap().durable_position;
+    assert!(durable(path) < head, "control: nobody asked for it");
+    beside.store.sync().unwrap();
+    assert_eq!(durable(path), head);
+    let [copy, backup] = ["killed", "backup"].map(|suffix| path.with_extension(suffix));
+    [&copy, &backup].iter().for_each(|at| _ = std::fs::remove_dir_all(at));
+    crate::copies::backup(path, &backup, |_| {}).unwrap();
+    assert_eq!(durable(&backup), head);
+    // As a kill leaves it: the lock file tells.
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(path).unwrap().map(|file| file.unwrap().path()).filter(|file| file.is_file()) {
+        std::fs::copy(&file, copy.join(file.file_name().unwrap())).unwrap();
+    }
+    assert_eq!(durable(&copy), head);
+    [&copy, &backup].iter().for_each(|at| std::fs::remove_dir_all(at).unwrap());
+}

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use towpath::copies::{self, Backup};
 use towpath::inspect::{self, Depth};
 use towpath::{
-    Canal as _, Commit, Durability, Error, NewEvent, Options, Position, Reason, Retention, Settlement, Store,
+    Canal as _, Commit, Durability, Error, NewEvent, Options, Position, Reason, Retention, Revision, Settlement, Store,
 };
 
 use crate::support::files;
@@ -344,6 +344,58 @@ fn backups_beside_retention_are_states_that_the_store_was_in() {
     files::with_extension(&to, "heads").iter().for_each(|file| fs::remove_file(file).unwrap());
     assert!(!inspect::verify(&to, |_| {}).unwrap().ok);
     assert!(small().open(&to).is_err());
+}
+
+/// What a store says of its streams: how many events each has, by its revision.
+fn streams(store: &Store) -> Vec<(usize, u64)> {
+    let of = |stream: &str| {
+        let events = told::read(store, towpath::Query::new().stream(stream));
+        assert!(events.1.is_empty());
+        (events.0.len(), store.revision(stream).unwrap().get())
+    };
+    (0..7).map(|number| of(&format!("cart-{number}"))).collect()
+}
+
+/// Streams are truncated, and their events taken out of the files, between two files of a copy: it holds all of an event and its
+/// removal, or neither.
+#[test]
+fn copies_that_are_made_while_streams_are_made_smaller_are_states_that_the_store_was_in() {
+    for (is_fork, ends) in [(false, true), (true, true), (false, false), (true, false)] {
+        let scratch = Scratch::in_memory();
+        let store = busy(&scratch);
+        let (to, head) = (scratch.path().join("copy"), store.head());
+        let mut states = vec![streams(&store)];
+        let (mut looks, mut done) = (0, u64::MAX);
+        let progress = |progress: inspect::Progress| {
+            let is_first = progress.done <= std::mem::replace(&mut done, progress.done);
+            looks += u64::from(is_first);
+            if is_first && !(ends && looks > 3) {
+                // Not in the segments at the beginning: some of those are copied by now.
+                let stream = format!("cart-{}", looks % 7);
+                store.truncate_stream(&stream, Revision::new(100 + looks)).unwrap();
+                assert!(store.purge().unwrap().events > 0);
+                states.push(streams(&store));
+            }
+        };
+        let copied = match is_fork {
+            true => copies::fork(scratch.store_path(), &to, head, progress).map(|_| ()),
+            false => copies::backup(scratch.store_path(), &to, progress).map(|_| ()),
+        };
+        if ends {
+            copied.unwrap();
+            let verdict = inspect::verify_to(&to, Depth::Deep, |_| {}).unwrap();
+            assert!(verdict.ok, "{:?}", verdict.damage);
+            let found = streams(&Store::open_read_only(&to).unwrap());
+            assert!(states.contains(&found), "fork {is_fork}: {found:?} is none of {states:?}");
+            assert!(looks > 3, "control: it looked {looks} times");
+        } else {
+            assert!(
+                matches!(&copied, Err(Error::NotAStore { why, .. }) if why.contains("less is removed")),
+                "fork {is_fork}: {copied:?} {looks}"
+            );
+            assert!(!to.exists());
+        }
+    }
 }
 
 /// What a backup that was cut short leaves is told, used, and never taken for a backup.

@@ -561,6 +561,7 @@ fn a_few_bytes_in_the_newest_segment_of_a_backup_cost_one_event_not_the_rest() {
         assert_eq!(lost, [(frames[100].position, 1)], "{within} bytes behind its beginning");
         let repaired = Store::open_read_only(&to).unwrap();
         assert_eq!((repaired.head(), everything(&repaired).0.len()), (store.head(), 399));
+        assert_eq!(inspect::summary(&to).unwrap().durable_position, store.head());
         fs::remove_dir_all(&to).unwrap();
     }
     // Control: bytes that look like a frame, in the payload of a damaged last event that says itself how long it is, are none.
@@ -583,6 +584,47 @@ fn a_few_bytes_in_the_newest_segment_of_a_backup_cost_one_event_not_the_rest() {
     copies::repair(&backup, &to, |_| {}).unwrap();
     let events = everything(&Store::open_read_only(&to).unwrap()).0;
     assert!(events.iter().all(|event| event.stream != "forged"));
+}
+
+/// A damaged event, and behind whole ones an end that a crash cut: with the lock file, which knows the last position, and without.
+#[test]
+fn whole_events_between_a_damaged_one_and_an_end_that_was_cut_are_kept() {
+    let scratch = Scratch::in_memory();
+    let store = os().open(scratch.store_path()).unwrap();
+    let numbers = 1..=40;
+    for number in numbers.clone() {
+        store.append(&format!("cart-{}", number % 7), NewEvent::new("added", &[number as u8; 700])).unwrap();
+    }
+    let killed = scratch.path().join("killed");
+    files::copy(&scratch.store_path(), &killed);
+    drop(store);
+    let newest = files::newest(&killed);
+    let frames: Vec<_> = files::frames(&newest).into_iter().filter(|frame| !frame.is_control).collect();
+    let (damaged, last) = (&frames[5], frames.last().unwrap());
+    assert!(frames.len() > 20 && last.position == *numbers.end());
+    let whole = fs::read(&newest).unwrap();
+    for (within, knows_the_end) in [(300, true), (300, false), (1, true), (1, false)] {
+        let path = scratch.path().join(format!("cut-{within}-{knows_the_end}"));
+        files::copy(&killed, &path);
+        let newest = path.join(files::name(&newest));
+        fs::write(&newest, &whole).unwrap();
+        files::flip(&newest, damaged.offset + within, 1);
+        files::blank_from(&newest, last.offset + 200);
+        if !knows_the_end {
+            fs::remove_file(path.join("LOCK")).unwrap();
+        }
+        let plan = copies::plan_repair(&path).unwrap();
+        let lost: Vec<_> = plan.lost.iter().map(|lost| (lost.first.get(), lost.positions)).collect();
+        let between = last.position - damaged.position;
+        match within {
+            // Its length says where the next one begins.
+            300 => assert_eq!(lost, [(damaged.position, 1), (last.position, 1)], "{knows_the_end}: {plan:?}"),
+            // Nothing proves where the next one begins, but no position that was given is given again.
+            _ => {
+                assert_eq!(lost, [(damaged.position, between + u64::from(knows_the_end))], "{knows_the_end}: {plan:?}")
+            }
+        }
+    }
 }
 
 /// What may become of a file.

@@ -4,6 +4,7 @@ mod consumers;
 mod header;
 mod look;
 mod read;
+mod search;
 mod write;
 
 use std::path::Path;

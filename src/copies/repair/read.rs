@@ -1,14 +1,15 @@
 //! Going through one segment: what of it is whole, and what is lost.
 
 use crate::copies::repair::consumers::Consumers;
+use crate::copies::repair::search::{behind_claim, claims, given};
 use crate::error::Result;
 use crate::format::PAGE;
 use crate::format::control::Control;
-use crate::format::frame::{self, Found, Frame};
+use crate::format::frame::{Found, Frame};
 use crate::id::{Position, Timestamp};
 use crate::log::parts::Part;
 use crate::log::scan::unknown_record;
-use crate::segment::{Segment, after};
+use crate::segment::after;
 
 /// What stands in a segment.
 pub(super) struct Read {
@@ -155,10 +156,15 @@ impl<'a> Reading<'a> {
     fn damaged(&mut self, what: &str) {
         let (segment, offset, next) = (&*self.part.segment, self.read.end, self.read.next);
         let end = self.part.behind_damage(offset, self.limit, next);
+        let claimed = || behind_claim(segment, offset, self.limit, next);
+        let end = if end < self.limit { end } else { claimed().unwrap_or(end) };
         let claims = claims(segment, offset, end);
         let following = match segment.find(end, self.limit) {
             Found::Frame(frame) if end < self.limit => frame.position(),
-            _ => end_of(self.until, next, claims.as_ref().map_or(1, |claims| claims.events)),
+            _ => {
+                let at_least = claims.as_ref().map_or(1, |claims| claims.events);
+                end_of(self.until, next, at_least.max(given(segment, offset, end, next)))
+            }
         };
         let positions = following.get().saturating_sub(next.get());
         let claims = claims.filter(|claims| claims.events == positions);
@@ -235,33 +241,4 @@ fn end_of(until: Until, next: Position, at_least: u64) -> Position {
         Until::Sealed { last } => last.next(),
         Until::Newest { known, .. } => known.next().max(Position::new(next.get() + at_least)),
     }
-}
-
-/// What frames that are not whole say of themselves.
-struct Claims {
-    events: u64,
-    records: u64,
-    /// The last one's commit goes on behind it.
-    has_more: bool,
-}
-
-/// What is claimed in a stretch, if the lengths in it fit each other.
-fn claims(segment: &Segment, from: u64, to: u64) -> Option<Claims> {
-    let mut claims = Claims { events: 0, records: 0, has_more: false };
-    let mut at = from;
-    while at < to {
-        let bytes = segment.bytes(at, to);
-        let len = frame::claimed_len(bytes) as usize;
-        if len < frame::HEADER || bytes.len() < frame::padded(len) {
-            return None;
-        }
-        if frame::peek_is_control(bytes) {
-            claims.records += 1;
-        } else {
-            claims.events += 1;
-        }
-        claims.has_more = frame::peek_has_more(bytes);
-        at += frame::padded(len) as u64;
-    }
-    Some(claims)
 }

@@ -1,0 +1,94 @@
+//! Whether a copy is of one moment, though its files were copied one after the other.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::format::frame::Nonce;
+use crate::format::header::Header;
+use crate::id::Position;
+use crate::log::parts::read_header;
+use crate::log::recover::segments;
+use crate::segment::disk::{Directory, Disk};
+
+/// So often a copy begins again when files changed under its eyes: retention, or streams that were made smaller.
+pub(super) const LOOKS: u32 = 16;
+
+/// Which files stood under the names of segments before a log was opened.
+///
+/// A segment that is written again, without events that were removed, has another nonce. The record that tells of the removal was
+/// written before, so whoever opens the log after that has it. In a copy of that log a segment that was written again later would
+/// lack events without a word. One that never was holds everything.
+pub(super) struct Moment(BTreeMap<Position, Nonce>);
+
+impl Moment {
+    /// Looks at the files of a store that is about to be opened.
+    pub(super) fn before_opening(disk: &dyn Disk, path: &Path) -> Result<Self> {
+        Ok(Self(nonces(&*disk.directory(path, false)?, |_| true)?))
+    }
+
+    /// Whether every segment in a copy of what was opened then either stood there, or was never written again.
+    pub(super) fn has_all_of(&self, copy: &dyn Directory) -> Result<bool> {
+        let written_again = nonces(copy, |header| header.rewritten.is_some())?;
+        Ok(written_again.iter().all(|(first, nonce)| self.0.get(first) == Some(nonce)))
+    }
+}
+
+/// The nonces of the segments of which this is true. Those whose header is damaged have none, and stay as they are.
+fn nonces(directory: &dyn Directory, of: impl Fn(&Header) -> bool) -> Result<BTreeMap<Position, Nonce>> {
+    let mut nonces = BTreeMap::new();
+    for first in segments(&directory.names()?) {
+        match read_header(directory, first) {
+            Ok(header) if of(&header) => _ = nonces.insert(first, header.nonce),
+            Ok(_) => {}
+            Err(error) if may_pass(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(nonces)
+}
+
+/// Whether looking again may help: a file was there a moment ago, or does not fit the others.
+pub(super) fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        Error::NotAStore { .. } => true,
+        _ => false,
+    }
+}
+
+/// Says that a file changed while it was copied; what is told when looking again has not helped, too.
+pub(super) fn written_again(path: &Path) -> Error {
+    let why = "it was written again while it was copied, each time that was begun; nothing is wrong with it: run the copy again, \
+               while less is removed";
+    Error::not_a_store(path, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::draft::NewEvent;
+    use crate::id::Revision;
+    use crate::segment::disk::RealDisk;
+    use crate::store::Options;
+
+    #[test]
+    fn a_segment_that_was_written_again_behind_the_moment_is_not_of_it() {
+        let path = std::env::temp_dir().join(format!("towpath-moment-{}", std::process::id()));
+        let store = Options::new().segment_bytes(64 << 10).open(&path).unwrap();
+        let append = || (0..300).for_each(|_| _ = store.append("cart-1", NewEvent::new("added", &[1; 400])).unwrap());
+        append();
+        let moment = || Moment::before_opening(&RealDisk, &path).unwrap();
+        let has_all = |moment: &Moment| moment.has_all_of(&*RealDisk.directory(&path, false).unwrap()).unwrap();
+        let before = moment();
+        append();
+        assert!(has_all(&before), "new segments hold everything");
+        store.truncate_stream("cart-1", Revision::new(200)).unwrap();
+        assert!(has_all(&before), "nothing is taken out yet");
+        assert!(store.purge().unwrap().events > 0);
+        assert!(!has_all(&before));
+        assert!(has_all(&moment()));
+        store.close().unwrap();
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}
