@@ -3,6 +3,7 @@
 mod consumers;
 mod header;
 mod look;
+mod newest;
 mod read;
 mod search;
 mod write;
