@@ -70,7 +70,7 @@ mod tests {
     use crate::event::draft::NewEvent;
     use crate::id::Revision;
     use crate::segment::disk::RealDisk;
-    use crate::store::Options;
+    use crate::store::options::Options;
 
     #[test]
     fn a_segment_that_was_written_again_behind_the_moment_is_not_of_it() {
