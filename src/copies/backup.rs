@@ -56,15 +56,18 @@ pub struct Backup {
 /// there has to be room for the new segments only.
 ///
 /// # Errors
-/// As [`Store::open_read_only`]; [`Error::NotAStore`] when `to` is a link, or holds something else: a backup of another store, one
-/// that goes further than the store does, or a store that was opened for writing; and when `TO.part` or `TO.part.old`, which are
-/// needed on the way, are `from` itself or hold anything but such a backup, too. [`Error::Locked`] when another backup to
-/// the same place is under way, or somebody has
-/// the one before it open for writing. [`Error::Damaged`] when the check finds damage and a backup stands there already:
-/// that one stays, what was copied is left in `TO.part`; and when the end of the store is damaged, so that its readers see less
-/// than there was. [Repair](crate::copies::repair()) the store, or choose another directory to
-/// have its damage, too. A copy with damage at its end is made there and told of, and then refused by everything that opens or
-/// restores it until it is repaired: its readers would see less than its mark says.
+/// As [`Store::open_read_only`], and
+/// - [`Error::NotAStore`] when `to` is a link, or holds something else: a backup of another store, one that goes further than the store
+///   does, or a store that was opened for writing; and when `TO.part` or `TO.part.old`, which are needed on the way, are `from` itself
+///   or hold anything but such a backup.
+/// - [`Error::NotAStore`] when segments were let go of, or written again without removed events, while they were copied, each of
+///   sixteen times that it began anew. Run it again: it goes on with what is there.
+/// - [`Error::Locked`] when another backup to the same place is under way, or somebody has the one before it open for writing.
+/// - [`Error::Damaged`] when the check finds damage and a backup stands there already: that one stays, what was copied is left in
+///   `TO.part`. Also when the end of the store is damaged, so that its readers see less than there was.
+///   [Repair](crate::copies::repair()) the store, or choose another directory to have its damage, too. A copy with damage at its end is
+///   made there and told of, and then refused by everything that opens or restores it until it is repaired: its readers would see less
+///   than its mark says.
 pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>, progress: impl FnMut(Progress)) -> Result<Backup> {
     backup_on(&RealDisk, from.as_ref(), to.as_ref(), progress)
 }

@@ -67,7 +67,8 @@ pub struct Fork {
 /// As [`Store::open_read_only`]. [`Error::Expired`] for a position before the oldest that is kept, [`Error::Invalid`] for one
 /// behind the last event, [`Error::Damaged`] when the segment that the position stands in is damaged before it: then nobody
 /// can say how consumers stood; [repair](crate::copies::repair()) first. [`Error::NotAStore`] when `to` is not empty, or `TO.part` is
-/// the original, a backup, or anything else that no fork leaves that was cut short. A fork of another store looks like one.
+/// the original, a backup, or anything else that no fork leaves that was cut short (a fork of another store looks like one); and where
+/// files change again and again while they are copied, as for [`backup`](crate::copies::backup()).
 pub fn fork(
     from: impl AsRef<Path>,
     to: impl AsRef<Path>,
