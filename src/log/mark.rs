@@ -7,6 +7,7 @@ use crate::format::header::file_name;
 use crate::format::lock::Holder;
 use crate::id::{Position, Timestamp};
 use crate::log::lock::{self, Left, Progress};
+use crate::log::recover::segments;
 use crate::segment::Segment;
 use crate::segment::disk::Directory;
 use crate::segment::map::Access;
@@ -60,6 +61,25 @@ pub(crate) fn read(directory: &dyn Directory) -> Result<Option<Marked>> {
 /// position that comes next.
 pub(crate) fn check(directory: &dyn Directory, newest: &Segment, end: u64, next: Position) -> Result<Option<Misfit>> {
     Ok(read(directory)?.and_then(|marked| marked.held_against(newest, end, next).err()))
+}
+
+/// What to say instead of `error`, which somebody met who read the newest segment that is there, where that is not the one that the
+/// mark names: what else is missing may have been let go of, and the record of that is in the segment that is lost.
+pub(crate) fn rather_missing(directory: &dyn Directory, error: Error) -> Error {
+    if !matches!(error, Error::NotAStore { .. }) {
+        return error;
+    }
+    let newest = directory.names().ok().and_then(|names| segments(&names).last().copied());
+    match read(directory).ok().flatten().and_then(Marked::sound) {
+        Some(mark) if newest.is_none_or(|newest| newest < mark.segment) => {
+            let why = format!(
+                "the segment is missing, and with it the record of what is kept: the mark says that the backup goes up to position {}; {MISSING}",
+                mark.head
+            );
+            Error::not_a_store(&directory.path().join(file_name(mark.segment)), why)
+        }
+        _ => error,
+    }
 }
 
 impl Marked {

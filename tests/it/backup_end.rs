@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use towpath::copies::{self, Restored};
 use towpath::inspect::{self, Depth};
-use towpath::{Canal as _, Error, NewEvent, Position, Settlement, Store};
+use towpath::{Canal as _, Error, NewEvent, Position, Retention, Settlement, Store};
 
 use crate::support::files;
 use crate::support::told::{self, Told};
@@ -120,6 +120,37 @@ fn a_backup_that_lost_its_newest_segment_is_told_by_whoever_reads_it() {
             assert_eq!(verdict.damage[0].segment, files::name(&newest));
         }
         passes_without_its_mark(&to, &scratch);
+    }
+}
+
+/// The record of what is kept is in the newest segment: without it those that were let go of seem to be missing, too.
+#[test]
+fn a_backup_that_lost_its_newest_segments_behind_a_retention_is_told_what_it_lost() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    fill(&store, 900);
+    let plan = store.retain(&Retention::new().max_events(500)).unwrap();
+    assert!(plan.segments > 0);
+    fill(&store, 100);
+    let to = scratch.path().join("backup");
+    store.backup(&to).unwrap();
+    let oldest = files::segments(&to)[0].clone();
+    let newest = files::newest(&to);
+    let mut left = files::segments(&to).len();
+    while left > 2 {
+        fs::remove_file(files::newest(&to)).unwrap();
+        left -= 1;
+    }
+    for refused in refusals(&to, &scratch) {
+        assert!(
+            matches!(&refused, Error::NotAStore { path, why } if *path == newest && why.contains("is missing")),
+            "{refused}"
+        );
+    }
+    // Control: without its mark nothing tells what else there was.
+    fs::remove_file(to.join(MARK)).unwrap();
+    for refused in refusals(&to, &scratch) {
+        assert!(matches!(&refused, Error::NotAStore { path, .. } if *path < oldest), "{refused}");
     }
 }
 

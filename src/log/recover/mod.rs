@@ -105,7 +105,8 @@ pub(crate) fn open_writer(
 /// What the mark of a backup says that nobody has opened for writing yet, if that is so.
 fn marked_end(directory: &dyn Directory) -> Result<Option<Left>> {
     let Some(marked) = mark::read(directory)? else { return Ok(None) };
-    let (segment, found) = read_newest(directory, None)?;
+    let newest = read_newest(directory, None);
+    let (segment, found) = newest.map_err(|error| mark::rather_missing(directory, error))?;
     let mark = marked.held_against(&segment, found.end, found.next);
     mark.map(|mark| Some(mark.as_left())).map_err(|misfit| misfit.into_error(directory))
 }

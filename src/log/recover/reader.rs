@@ -76,9 +76,10 @@ fn open_reader_if(
         });
         match newest {
             Ok((segment, found)) => return reading(directory, seen, progress, segment, found),
-            Err(error) if failures >= if progress.is_some() { FAILURES_PASS } else { FAILURES_STAY } => {
-                return Err(error);
+            Err(error) if progress.is_none() && failures >= FAILURES_STAY => {
+                return Err(mark::rather_missing(&*directory, error));
             }
+            Err(error) if failures >= FAILURES_PASS => return Err(error),
             Err(_) => {
                 failures += 1;
                 thread::sleep(std::time::Duration::from_millis(1));
