@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::copies::aside::{self, Aside, Kind, check_is_outside, foreign, is_free};
-use crate::copies::moment::{LOOKS, Moment, may_pass, written_again};
+use crate::copies::moment::{LOOKS, Moment, changed, gave_up, may_pass};
 use crate::copies::out::Copy;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -93,11 +93,11 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
     let (mut log, mut looks) = (log, 0);
     let files = loop {
         let mut files = Files::default();
-        match fill(&log, &aside, &mut files, &mut progress) {
-            Ok(()) if moment.has_all_of(&*aside.part)? => break files,
-            Ok(()) if looks == LOOKS => return Err(written_again(from)),
-            Err(error) if looks == LOOKS || !may_pass(&error) => return Err(error),
-            _ => looks += 1,
+        match fill(&log, &moment, &aside, &mut files, &mut progress) {
+            Ok(()) => break files,
+            Err(error) if looks == LOOKS => return Err(gave_up(from, error)),
+            Err(error) if !may_pass(&error) => return Err(error),
+            Err(_) => looks += 1,
         }
         moment = Moment::before_opening(disk, from)?;
         log = open_reader(disk, from)?.0;
@@ -131,8 +131,14 @@ pub(super) fn check_end(disk: &dyn Disk, log: &Log) -> Result<()> {
     Ok(())
 }
 
-/// Puts everything that a log holds into the directory.
-fn fill(log: &Log, aside: &Aside, files: &mut Files, progress: &mut impl FnMut(Progress)) -> Result<()> {
+/// Puts everything that a log holds, as it was at that moment, into the directory.
+fn fill(
+    log: &Log,
+    moment: &Moment,
+    aside: &Aside,
+    files: &mut Files,
+    progress: &mut impl FnMut(Progress),
+) -> Result<()> {
     let from = &*log.directory;
     let wanted = wanted(log)?;
     let total = wanted.iter().map(|(_, len)| len).sum();
@@ -145,8 +151,16 @@ fn fill(log: &Log, aside: &Aside, files: &mut Files, progress: &mut impl FnMut(P
             Err(error) if is_derived(name) && may_pass(&error) => {}
             result => result?,
         }
+        if let Some(first) = header::parse_name(name) {
+            moment.check(&*aside.part, first)?;
+        }
         done += len;
         progress(Progress { done, total });
+    }
+    // While it has no event another one may take its name.
+    let newest = &log.parts.newest().segment;
+    if read_header(&*aside.part, newest.first())?.nonce != newest.header.nonce {
+        return Err(changed(&from.path().join(newest.name())));
     }
     aside.part.sync()
 }
@@ -291,11 +305,12 @@ pub(crate) fn restore_on(
 ) -> Result<Restored> {
     let is_missing =
         |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
-    let found = match (open_reader(disk, from), aside::old(from)) {
-        (Err(error), Some(old)) if is_missing(&error) => open_reader(disk, &old).map_err(|_| error),
+    let open = |path: &Path| Ok((Moment::before_opening(disk, path)?, open_reader(disk, path)?.0));
+    let found = match (open(from), aside::old(from)) {
+        (Err(error), Some(old)) if is_missing(&error) => open(&old).map_err(|_| error),
         (found, _) => found,
     };
-    let (log, _) = found.map_err(|error| match error {
+    let (moment, log) = found.map_err(|error| match error {
         error if is_missing(&error) && aside::is_unfinished(disk, from) => {
             Error::not_a_store(from, "the only backup to it was cut short before it was whole; run it again")
         }
@@ -305,7 +320,7 @@ pub(crate) fn restore_on(
     check_end(disk, &log)?;
     let aside = Aside::begin(disk, to, Kind::Store(log.store), is_free)?;
     let mut files = Files::default();
-    fill(&log, &aside, &mut files, &mut progress)?;
+    fill(&log, &moment, &aside, &mut files, &mut progress)?;
     let verdict = verify_on(disk, aside.part.path(), Depth::Whole, &mut progress)?;
     aside.take_place()?;
     Ok(Restored { store: log.store, head: log.head(), files, damage: verdict.damage })

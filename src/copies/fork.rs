@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::copies::aside::{Aside, Kind, check_is_outside, is_free};
 use crate::copies::backup::check_end;
-use crate::copies::moment::{LOOKS, Moment, may_pass, written_again};
+use crate::copies::moment::{LOOKS, Moment, changed, gave_up, may_pass};
 use crate::copies::out::Out;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -109,11 +109,11 @@ pub(crate) fn fork_on(
     let (head, files) = loop {
         // Nothing that is left here from another time can be of this store.
         aside.clear(|_| false)?;
-        match fill(&log, store, position, &*aside.part, &mut progress) {
-            Ok(done) if moment.has_all_of(&*aside.part)? => break done,
-            Ok(_) if looks == LOOKS => return Err(written_again(from)),
-            Err(error) if looks == LOOKS || !may_pass(&error) => return Err(error),
-            _ => looks += 1,
+        match fill(&log, &moment, store, position, &*aside.part, &mut progress) {
+            Ok(done) => break done,
+            Err(error) if looks == LOOKS => return Err(gave_up(from, error)),
+            Err(error) if !may_pass(&error) => return Err(error),
+            Err(_) => looks += 1,
         }
         moment = Moment::before_opening(disk, from)?;
         log = open_reader(disk, from)?.0;
@@ -137,6 +137,7 @@ fn check(log: &Log, position: Position) -> Result<()> {
 /// Puts everything up to a position into the directory. Gives the last position that is there.
 fn fill(
     log: &Arc<Log>,
+    moment: &Moment,
     store: StoreId,
     position: Position,
     to: &dyn Directory,
@@ -144,7 +145,7 @@ fn fill(
 ) -> Result<(Position, Files)> {
     let from = &*log.directory;
     let kept = guard(&log.state).kept.clone();
-    let mut put = Put { from, to, store, files: Files::default() };
+    let mut put = Put { from, moment, to, store, files: Files::default() };
     // Records that stand before the next event are of that moment, too.
     let upto = position.next().max(log.oldest());
     let mut whole: Vec<Position> = log.parts.firsts().into_iter().filter(|first| *first <= upto).collect();
@@ -334,6 +335,7 @@ fn cut_at(part: &Part, position: Position) -> Result<Cut> {
 /// Puts files into the new store, under its id.
 struct Put<'a> {
     from: &'a dyn Directory,
+    moment: &'a Moment,
     to: &'a dyn Directory,
     store: StoreId,
     files: Files,
@@ -345,9 +347,9 @@ impl Put<'_> {
         read_header(self.from, segment.first())?;
         self.put(segment.name(), end)?;
         if read_header(self.to, segment.first())?.nonce != segment.header.nonce {
-            return Err(written_again(&self.from.path().join(segment.name())));
+            return Err(changed(&self.from.path().join(segment.name())));
         }
-        Ok(())
+        self.moment.check(self.to, segment.first())
     }
 
     /// A segment that took the place of another one is followed as that one was; gives its end and last CRC. One that was

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::format::frame::Nonce;
-use crate::format::header::Header;
+use crate::format::header::file_name;
 use crate::id::Position;
 use crate::log::parts::read_header;
 use crate::log::recover::segments;
@@ -18,50 +18,60 @@ pub(super) const LOOKS: u32 = 16;
 ///
 /// A segment that is written again, without events that were removed, has another nonce. The record that tells of the removal was
 /// written before, so whoever opens the log after that has it. In a copy of that log a segment that was written again later would
-/// lack events without a word. One that never was holds everything.
+/// lack events without a word. One that never was holds everything. (A purge sees a removal a moment before readers do, within the
+/// writer's turn; it has segments to sync and to write before anything of it can be seen.)
 pub(super) struct Moment(BTreeMap<Position, Nonce>);
 
 impl Moment {
     /// Looks at the files of a store that is about to be opened.
     pub(super) fn before_opening(disk: &dyn Disk, path: &Path) -> Result<Self> {
-        Ok(Self(nonces(&*disk.directory(path, false)?, |_| true)?))
+        let directory = disk.directory(path, false)?;
+        let mut nonces = BTreeMap::new();
+        for first in segments(&directory.names()?) {
+            match read_header(&*directory, first) {
+                Ok(header) => _ = nonces.insert(first, header.nonce),
+                Err(error) if may_pass(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self(nonces))
     }
 
-    /// Whether every segment in a copy of what was opened then either stood there, or was never written again.
-    pub(super) fn has_all_of(&self, copy: &dyn Directory) -> Result<bool> {
-        let written_again = nonces(copy, |header| header.rewritten.is_some())?;
-        Ok(written_again.iter().all(|(first, nonce)| self.0.get(first) == Some(nonce)))
+    /// Checks that a segment that was copied stood there, or was never written again. One whose header is damaged is as it is.
+    pub(super) fn check(&self, copy: &dyn Directory, first: Position) -> Result<()> {
+        match read_header(copy, first) {
+            Ok(header) if header.rewritten.is_some() && self.0.get(&first) != Some(&header.nonce) => {
+                Err(changed(&copy.path().join(file_name(first))))
+            }
+            Ok(_) | Err(Error::NotAStore { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
-/// The nonces of the segments of which this is true. Those whose header is damaged have none, and stay as they are.
-fn nonces(directory: &dyn Directory, of: impl Fn(&Header) -> bool) -> Result<BTreeMap<Position, Nonce>> {
-    let mut nonces = BTreeMap::new();
-    for first in segments(&directory.names()?) {
-        match read_header(directory, first) {
-            Ok(header) if of(&header) => _ = nonces.insert(first, header.nonce),
-            Ok(_) => {}
-            Err(error) if may_pass(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(nonces)
+/// Says that a file changed while it was copied.
+pub(super) fn changed(path: &Path) -> Error {
+    let why = "it was written again or let go of while it was copied, which is nothing wrong with it: run the copy again, while less \
+               is removed";
+    Error::not_a_store(path, why)
 }
 
 /// Whether looking again may help: a file was there a moment ago, or does not fit the others.
 pub(super) fn may_pass(error: &Error) -> bool {
-    match error {
-        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        Error::NotAStore { .. } => true,
-        _ => false,
-    }
+    matches!(error, Error::NotAStore { .. }) || is_gone(error)
 }
 
-/// Says that a file changed while it was copied; what is told when looking again has not helped, too.
-pub(super) fn written_again(path: &Path) -> Error {
-    let why = "it was written again while it was copied, each time that was begun; nothing is wrong with it: run the copy again, \
-               while less is removed";
-    Error::not_a_store(path, why)
+/// What is told when looking again has not helped.
+pub(super) fn gave_up(from: &Path, error: Error) -> Error {
+    if is_gone(&error) { changed(from) } else { error }
+}
+
+fn is_gone(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        Error::Expired { .. } => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +89,10 @@ mod tests {
         let append = || (0..300).for_each(|_| _ = store.append("cart-1", NewEvent::new("added", &[1; 400])).unwrap());
         append();
         let moment = || Moment::before_opening(&RealDisk, &path).unwrap();
-        let has_all = |moment: &Moment| moment.has_all_of(&*RealDisk.directory(&path, false).unwrap()).unwrap();
+        let has_all = |moment: &Moment| {
+            let directory = RealDisk.directory(&path, false).unwrap();
+            segments(&directory.names().unwrap()).into_iter().all(|first| moment.check(&*directory, first).is_ok())
+        };
         let before = moment();
         append();
         assert!(has_all(&before), "new segments hold everything");

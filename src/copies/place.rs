@@ -1,6 +1,6 @@
 //! Putting one file into a copy: by a second name, by sharing its blocks, or byte by byte.
 
-use crate::copies::moment::written_again;
+use crate::copies::moment::changed;
 use crate::error::Result;
 use crate::format::{PAGE, header, set_store};
 use crate::id::StoreId;
@@ -44,7 +44,7 @@ impl Wanted<'_> {
     ) -> Result<()> {
         let original = from.open(self.name, Access::Read)?;
         if original.len()? < self.len {
-            return Err(written_again(&from.path().join(self.name)));
+            return Err(changed(&from.path().join(self.name)));
         }
         if self.is_in(to, &*original) {
             files.kept += 1;

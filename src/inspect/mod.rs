@@ -129,7 +129,7 @@ fn summary_of(log: &Arc<Log>) -> Result<Summary> {
         bytes,
         first_position: if head == Position::START { head } else { oldest },
         last_position: head,
-        durable_position: surroundings::durable(log)?,
+        durable_position: surroundings::durable(log, surroundings::left(log).as_ref())?,
         format_version: VERSION,
         checkpoints,
     })

@@ -107,7 +107,7 @@ const KINDS: [(u64, &str, Option<&str>); 24] = [
 pub fn surroundings(path: impl AsRef<Path>) -> Result<Surroundings> {
     let log = open_reader(&RealDisk, path.as_ref())?.0;
     let directory = &*log.directory;
-    let left = lock::read(directory).filter(|left| left.holder.store == log.store);
+    let left = left(&log);
     let lives = log.follows_a_writer();
     let newest = log.parts.newest();
     let closed = !lives && is_closed(left.as_ref(), &newest.segment);
@@ -120,7 +120,7 @@ pub fn surroundings(path: impl AsRef<Path>) -> Result<Surroundings> {
     Ok(Surroundings {
         writer: left.map(|left| Writer { process: left.holder.pid, since: left.holder.since, lives, closed }),
         head: log.head(),
-        durable: durable(&log)?,
+        durable: durable(&log, left.as_ref())?,
         longest_unsynced: longest_unsynced(&newest.segment),
         used: lies_on.as_ref().map_or(0, |place| place.used),
         total: lies_on.as_ref().map(|place| place.total),
@@ -131,12 +131,17 @@ pub fn surroundings(path: impl AsRef<Path>) -> Result<Surroundings> {
     })
 }
 
-/// The last position that is known to be on stable storage, as the writer, frames, or the mark of a backup say.
-pub(super) fn durable(log: &Log) -> Result<Position> {
-    let (directory, head, newest) = (&*log.directory, log.head(), log.parts.newest());
-    let left = lock::read(directory).filter(|left| left.holder.store == log.store);
-    let is_marked = || Ok(mark::read(directory)?.and_then(Marked::sound).is_some());
-    if !log.follows_a_writer() && (is_closed(left.as_ref(), &newest.segment) || is_marked()?) {
+/// What the writer left in the lock file.
+pub(super) fn left(log: &Log) -> Option<Left> {
+    lock::read(&*log.directory).filter(|left| left.holder.store == log.store)
+}
+
+/// The last position that is known to be on stable storage. That is all of a store that was closed in good order, and of a backup that
+/// bears its mark; of others what the writer, the header of the newest segment, or frames in it say.
+pub(super) fn durable(log: &Log, left: Option<&Left>) -> Result<Position> {
+    let (head, newest) = (log.head(), log.parts.newest());
+    let is_marked = || Ok(mark::read(&*log.directory)?.and_then(Marked::sound).is_some());
+    if !log.follows_a_writer() && (is_closed(left, &newest.segment) || is_marked()?) {
         return Ok(head);
     }
     let of_newest = left.filter(|left| left.progress.nonce == newest.segment.header.nonce);

@@ -94,7 +94,7 @@ fn a_check_passes_over_what_was_let_go_of() {
 }
 
 #[test]
-fn what_is_durable_is_known_of_every_kind_of_copy_too() {
+fn what_is_durable_is_known_of_backups_and_of_killed_stores_too() {
     let beside = Beside::new("durable");
     let (path, head) = (&beside.path, beside.store.head());
     let durable = |path: &Path| summary(path).unwrap().durable_position;

@@ -15,7 +15,7 @@ use towpath::{
 
 use crate::support::files;
 use crate::support::told::{self, Told};
-use crate::support::{Scratch, cases, consume, noted, small};
+use crate::support::{Scratch, cases, consume, noted, os, small};
 
 /// Ends what runs beside, also when the test fails.
 struct Over<'a>(&'a AtomicBool);
@@ -390,10 +390,68 @@ fn copies_that_are_made_while_streams_are_made_smaller_are_states_that_the_store
             assert!(looks > 3, "control: it looked {looks} times");
         } else {
             assert!(
-                matches!(&copied, Err(Error::NotAStore { why, .. }) if why.contains("less is removed")),
+                matches!(&copied, Err(Error::NotAStore { why, .. }) if why.contains("while less is removed")),
                 "fork {is_fork}: {copied:?} {looks}"
             );
             assert!(!to.exists());
+        }
+    }
+}
+
+/// While the newest segment has no event another one takes its name when it is full of records.
+#[test]
+fn a_backup_has_all_of_a_newest_segment_that_is_replaced_meanwhile_or_all_of_the_next() {
+    let scratch = Scratch::in_memory();
+    let before = os().open(scratch.store_path()).unwrap();
+    fill(&before, 300);
+    let killed = scratch.as_if_killed();
+    let store = os().open(killed.store_path()).unwrap();
+    store.cursor("reader").open().unwrap();
+    let newest = files::newest(&killed.store_path());
+    assert!(files::frames(&newest).iter().all(|frame| frame.is_control));
+    for _ in 0..2 {
+        let (nonce, mut looks) = (files::nonce(&newest), 0);
+        let progress = |_| {
+            looks += 1;
+            for at in 0..1_000 * u64::from(looks < 3) {
+                store.seek("reader", Position::new(1 + at % 300)).unwrap();
+            }
+        };
+        let made = copies::backup(killed.store_path(), killed.path().join("backup"), progress).unwrap();
+        assert_eq!(made.damage, []);
+        assert_ne!(files::nonce(&newest), nonce, "control: it was replaced");
+        let copy = Store::open_read_only(killed.path().join("backup")).unwrap();
+        assert_eq!(says(&copy), says(&store));
+    }
+}
+
+/// What is still to be copied is let go of: a copy begins anew, and where that never ends it says so.
+#[test]
+fn copies_that_are_made_while_old_segments_are_let_go_of_have_what_is_kept_or_say_why_not() {
+    const EVENTS: u64 = 20_000;
+    for (is_fork, ends) in [(false, true), (true, true), (false, false), (true, false)] {
+        let scratch = Scratch::in_memory();
+        let store = os().open(scratch.store_path()).unwrap();
+        fill(&store, EVENTS);
+        let (to, mut kept) = (scratch.path().join("copy"), EVENTS);
+        let progress = |_| {
+            if !ends || kept > EVENTS - 1_000 {
+                kept -= 500;
+                assert!(store.retain(&Retention::new().max_events(kept)).unwrap().segments > 1);
+            }
+        };
+        let copied = match is_fork {
+            true => copies::fork(scratch.store_path(), &to, store.head(), progress).map(|fork| fork.damage),
+            false => copies::backup(scratch.store_path(), &to, progress).map(|backup| backup.damage),
+        };
+        if ends {
+            assert_eq!(copied.unwrap(), []);
+            let copy = Store::open_read_only(&to).unwrap();
+            assert_eq!((copy.oldest(), told::all(&copy)), (store.oldest(), told::all(&store)));
+            assert!(copy.oldest().get() > 500, "control: something was let go of");
+        } else {
+            let is_told = |error: &Error| matches!(error, Error::NotAStore { why, .. } if why.contains("let go of"));
+            assert!(copied.as_ref().is_err_and(is_told), "fork {is_fork}: {copied:?}");
         }
     }
 }

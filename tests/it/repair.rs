@@ -603,12 +603,15 @@ fn whole_events_between_a_damaged_one_and_an_end_that_was_cut_are_kept() {
     let (damaged, last) = (&frames[5], frames.last().unwrap());
     assert!(frames.len() > 20 && last.position == *numbers.end());
     let whole = fs::read(&newest).unwrap();
-    for (within, knows_the_end) in [(300, true), (300, false), (1, true), (1, false)] {
+    for (within, knows_the_end) in [(300, true), (300, false), (1, true), (1, false), (36, true), (36, false)] {
         let path = scratch.path().join(format!("cut-{within}-{knows_the_end}"));
         files::copy(&killed, &path);
         let newest = path.join(files::name(&newest));
         fs::write(&newest, &whole).unwrap();
         files::flip(&newest, damaged.offset + within, 1);
+        if within == 36 {
+            files::flip(&newest, frames[6].offset + 285, 1);
+        }
         files::blank_from(&newest, last.offset + 200);
         if !knows_the_end {
             fs::remove_file(path.join("LOCK")).unwrap();
@@ -619,11 +622,52 @@ fn whole_events_between_a_damaged_one_and_an_end_that_was_cut_are_kept() {
         match within {
             // Its length says where the next one begins.
             300 => assert_eq!(lost, [(damaged.position, 1), (last.position, 1)], "{knows_the_end}: {plan:?}"),
+            36 => assert_eq!(lost, [(damaged.position, 2), (last.position, 1)], "{knows_the_end}: {plan:?}"),
             // Nothing proves where the next one begins, but no position that was given is given again.
             _ => {
                 assert_eq!(lost, [(damaged.position, between + u64::from(knows_the_end))], "{knows_the_end}: {plan:?}")
             }
         }
+    }
+}
+
+/// A length that reaches behind everything looks as a cut write does; whole events stand behind it all the same.
+#[test]
+fn a_newest_segment_whose_first_record_is_damaged_is_not_given_up() {
+    let scratch = Scratch::in_memory();
+    let options = Options::new().segment_bytes(64 << 10);
+    for (durability, knows_the_end) in [(Durability::Sync, false), (Durability::Os, true), (Durability::Os, false)] {
+        let store = options.clone().durability(durability).open(scratch.store_path()).unwrap();
+        for number in 1..=100u64 {
+            store.append(&format!("cart-{}", number % 7), NewEvent::new("added", &[number as u8; 1_000])).unwrap();
+        }
+        let before = everything(&store).0;
+        let path = scratch.path().join("killed");
+        files::copy(&scratch.store_path(), &path);
+        drop(store);
+        let newest = files::newest(&path);
+        assert!((2..90).contains(&first(&newest)), "{}", newest.display());
+        if !knows_the_end {
+            fs::remove_file(path.join("LOCK")).unwrap();
+        }
+        for (byte, bit) in [(2, 4), (3, 0)] {
+            files::flip(&newest, files::FRAMES + byte, bit);
+            let plan = copies::plan_repair(&path).unwrap();
+            let lost: Vec<_> = plan.lost.iter().map(|lost| (lost.first.get(), lost.positions)).collect();
+            // The record's length was to tell where the first event begins.
+            assert_eq!((plan.head.get(), &lost[..]), (100, &[(first(&newest), 1)][..]), "{durability:?}: {plan:?}");
+            let to = scratch.path().join("repaired");
+            copies::repair(&path, &to, |_| {}).unwrap();
+            let kept = before.iter().filter(|event| event.position != first(&newest));
+            assert!(everything(&Store::open_read_only(&to).unwrap()).0.iter().eq(kept));
+            fs::remove_dir_all(&to).unwrap();
+            files::flip(&newest, files::FRAMES + byte, bit);
+        }
+        // Control: where nothing whole stands behind its beginning it never was part of the log.
+        files::blank_from(&newest, files::FRAMES + 8);
+        let plan = copies::plan_repair(&path).unwrap();
+        assert_eq!((plan.head.get(), plan.lost.len()), (first(&newest) - 1, 0), "{plan:?}");
+        [path, scratch.store_path()].iter().for_each(|path| fs::remove_dir_all(path).unwrap());
     }
 }
 

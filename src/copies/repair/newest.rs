@@ -1,6 +1,7 @@
 //! The newest segment of a damaged store of which something is whole, and where it ends.
 
 use crate::copies::repair::look::{Headers, Looking, Opened};
+use crate::copies::repair::search::given;
 use crate::error::{Error, Result};
 use crate::format::backup::Mark;
 use crate::format::control::Kept;
@@ -64,7 +65,10 @@ impl Looking<'_> {
             let said = left.map_or(Position::START, |left| left.progress.durable);
             let said = if is_closed { Position::START } else { of_this.map_or(said, |_| said.min(most)) };
             let durable = said.max(segment.header.durable).max(found.durable);
-            if found.firsts.is_none() && found.events == 0 && durable < *first && headers.len() > 1 {
+            let end = data_end(&segment, PAGE as u64, segment.capacity());
+            let no_beginning = found.firsts.is_none() && found.events == 0 && durable < *first && headers.len() > 1;
+            let is_damaged = no_beginning && given(&segment, PAGE as u64, end, *first) > 0;
+            if no_beginning && !is_damaged {
                 // Its first commit never reached the disk; nothing of it counts.
                 self.note(*first, "it never became part of the log");
                 continue;
@@ -73,11 +77,11 @@ impl Looking<'_> {
             let (limit, known, torn_bytes) = match (!is_closed).then(tail) {
                 None => (found.end, found.next.previous(), 0),
                 Some(Tail::Blank) => (found.end, durable, 0),
-                Some(Tail::Torn { end }) => (found.end, durable, end - found.end),
-                Some(Tail::Damaged(damage)) => {
+                Some(Tail::Torn { end }) if !is_damaged => (found.end, durable, end - found.end),
+                Some(tail) => {
+                    let from = if let Tail::Damaged(damage) = tail { damage.offset } else { found.end };
                     let seen = of_this.map_or(Position::START, |left| left.progress.head.min(most));
-                    let end = data_end(&segment, PAGE as u64, segment.capacity());
-                    (end.max(damage.offset), durable.max(seen), 0)
+                    (end.max(from), durable.max(seen), 0)
                 }
             };
             let named = found.firsts.map(|firsts| (firsts, found.state.kept));
@@ -129,8 +133,10 @@ fn last_whole(segment: &Segment) -> Option<Position> {
     }
     let begins = broken_at.filter(|_| !is_broken)?;
     let claimed = frame::claimed_len(segment.bytes(begins, end)) as usize;
-    let reaches_the_end =
-        (frame::HEADER..limits::COMMIT).contains(&claimed) && begins + frame::padded(claimed) as u64 >= end;
+    // A segment begins with records, in which nobody stores bytes of his own.
+    let reaches_the_end = begins > PAGE as u64
+        && (frame::HEADER..limits::COMMIT).contains(&claimed)
+        && begins + frame::padded(claimed) as u64 >= end;
     (!reaches_the_end).then(|| next.previous())
 }
 

@@ -1,7 +1,7 @@
 //! Going through one segment: what of it is whole, and what is lost.
 
 use crate::copies::repair::consumers::Consumers;
-use crate::copies::repair::search::{behind_claim, claims, given};
+use crate::copies::repair::search::{behind_claims, claims, given};
 use crate::error::Result;
 use crate::format::PAGE;
 use crate::format::control::Control;
@@ -156,7 +156,7 @@ impl<'a> Reading<'a> {
     fn damaged(&mut self, what: &str) {
         let (segment, offset, next) = (&*self.part.segment, self.read.end, self.read.next);
         let end = self.part.behind_damage(offset, self.limit, next);
-        let claimed = || behind_claim(segment, offset, self.limit, next);
+        let claimed = || behind_claims(segment, offset, self.limit, next);
         let end = if end < self.limit { end } else { claimed().unwrap_or(end) };
         let claims = claims(segment, offset, end);
         let following = match segment.find(end, self.limit) {

@@ -33,13 +33,24 @@ pub(super) fn claims(segment: &Segment, from: u64, to: u64) -> Option<Claims> {
     Some(claims)
 }
 
-/// Where the bad frame at `from` says that it ends, if a whole one of the next position begins there. That is less than readers
-/// ask for, who want what follows to agree up to the end: here the end may be bad, too.
-pub(super) fn behind_claim(segment: &Segment, from: u64, limit: u64, expected: Position) -> Option<u64> {
-    let len = frame::claimed_len(segment.bytes(from, limit)) as usize;
-    let at = from + frame::padded(len) as u64;
-    let follows = |at| matches!(segment.find(at, limit), Found::Frame(frame) if frame.position() == expected.next());
-    (len >= frame::HEADER && at < limit && follows(at)).then_some(at)
+/// Where bad frames from `from` on say that they end, if behind them stands a whole one of the position that they leave. That is less
+/// than readers ask for, who want what follows to agree up to the end: here the end may be bad, too.
+pub(super) fn behind_claims(segment: &Segment, from: u64, limit: u64, expected: Position) -> Option<u64> {
+    let (mut at, mut next) = (from, expected);
+    loop {
+        let bytes = segment.bytes(at, limit);
+        let len = frame::claimed_len(bytes) as usize;
+        if len < frame::HEADER || bytes.len() <= frame::padded(len) {
+            return None;
+        }
+        if !frame::peek_is_control(bytes) {
+            next = next.next();
+        }
+        at += frame::padded(len) as u64;
+        if matches!(segment.find(at, limit), Found::Frame(frame) if frame.position() == next) {
+            return Some(at);
+        }
+    }
 }
 
 /// How many positions from `next` on were given, as far as frames in a stretch say that are whole. Which of them are the log's own
