@@ -31,6 +31,9 @@ fn in_many_orders(story: impl Fn(Store) + Send + Sync + 'static) {
     // Of each task's own stack; opening a store takes more than the default.
     config.stack_size = 1 << 20;
     config.max_steps = shuttle::MaxSteps::FailAfter(10_000_000);
+    // What is static all stories share, and an atomic of the scheduler's is for one scheduler at a time.
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one_at_a_time = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     Runner::new(RandomScheduler::new(orders), config).run(move || {
         let directory = Directory::new();
         let options = Options::new().durability(Durability::Os).segment_bytes(64 << 10).staging_bytes(4 << 10);
