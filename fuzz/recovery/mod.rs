@@ -89,6 +89,10 @@ pub(crate) fn run(input: &[u8]) {
     let path = scratch.0.join("store");
     write(&path, &entries);
     #[cfg(fuzzing)]
+    if (0xa0..=0xbf).contains(&choice) {
+        return check_repair(&path, base, &done);
+    }
+    #[cfg(fuzzing)]
     if choice < 0xe0 {
         // Most of what can go wrong does so before there is a writer, whose threads take most of the time.
         if choice & 0x08 == 0 {
@@ -209,6 +213,7 @@ fn new_name(names: &[String], choice: u8) -> String {
 /// What becomes of the store from here.
 fn live(path: &Path, base: &Base, done: &Done, durability: Durability) {
     check_read_only(path, base, done);
+    check_repair(path, base, done);
     let _verdict = inspect::verify(path, |_| {});
     let _summary = inspect::summary(path);
 
@@ -249,6 +254,42 @@ fn check_read_only(path: &Path, base: &Base, done: &Done) {
         }
         Err(error) => expected(&error),
     }
+}
+
+/// What is made of it by a repair: every event up to where that says that it ends is there, or told as lost.
+fn check_repair(path: &Path, base: &Base, done: &Done) {
+    let to = path.with_extension("repaired");
+    let plan = match copies::plan_repair(path) {
+        Ok(plan) => plan,
+        Err(error) => return expected(&error),
+    };
+    match copies::repair(path, &to, |_| {}) {
+        // Files under other names are whole, and do not fit each other.
+        Ok(made) => {
+            assert!(
+                made.repair == plan && (made.damage.is_empty() || done.forged || done.unsettled),
+                "{:?}",
+                made.damage
+            )
+        }
+        Err(error) => return assert!(done.forged, "{error}"),
+    }
+    let open = Options::new().durability(Durability::Os).segment_bytes(SEGMENT).create(false).open(&to);
+    let store = match open {
+        Ok(store) => store,
+        Err(error) => return assert!(done.forged, "what was repaired opens: {error}"),
+    };
+    let events = check_events(|query| store.read(query), store.head(), base, done, true);
+    if !done.forged {
+        assert_eq!(store.head(), plan.head);
+        let is_told =
+            |at: u64| plan.lost.iter().any(|lost| (lost.first.get()..lost.first.get() + lost.positions).contains(&at));
+        for known in base.events.iter().filter(|known| known.position <= plan.head.get()) {
+            let is_there = events.binary_search_by_key(&known.position, |event| event.position).is_ok();
+            assert!(is_there != is_told(known.position), "{known:?} is neither there nor told");
+        }
+    }
+    store.close().expect("what was repaired closes");
 }
 
 /// Reads everything, in several ways; what comes has to be what was written. Gives the events.

@@ -405,9 +405,12 @@ fn a_file_whose_name_cannot_be_right_is_left_out() {
     let scratch = Scratch::in_memory();
     let path = store(&scratch);
     let head = Store::open_read_only(&path).unwrap().head();
-    for (name, is_left_out) in
-        [("09000000000000000000", true), ("18446744073709551615", true), ("00000000000000001000", false)]
-    {
+    for (name, is_left_out) in [
+        ("09000000000000000000", true),
+        ("18446744073709551615", true),
+        ("00000000000000000000", true),
+        ("00000000000000001000", false),
+    ] {
         let stray = path.join(format!("{name}.seg"));
         fs::write(&stray, [0xa5; 70_000]).unwrap();
         let plan = copies::plan_repair(&path).unwrap();
@@ -415,6 +418,34 @@ fn a_file_whose_name_cannot_be_right_is_left_out() {
         // Control: nobody can tell that the last one was never part of the log.
         assert_eq!(plan.head == head, is_left_out, "{plan:?}");
         fs::remove_file(stray).unwrap();
+    }
+}
+
+/// Somebody copied a segment, and its header is damaged in the copy: no event is there twice, also where nothing tells any more which
+/// segments there are.
+#[test]
+fn a_copy_of_a_segment_under_another_name_is_left_out() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    let before = before(&path);
+    let [oldest, second] = [0, 1].map(|at| files::segments(&path)[at].clone());
+    for list_is_lost in [false, true] {
+        if list_is_lost {
+            files::flip(&files::newest(&path), files::FRAMES + 44, 0);
+        }
+        for name in [first(&oldest) + 1, first(&second) - 1, first(&second) + 1] {
+            let copy = path.join(format!("{name:020}.seg"));
+            fs::copy(&oldest, &copy).unwrap();
+            files::flip(&copy, 20, 3);
+            let to = scratch.path().join("repaired");
+            let made = copies::repair(&path, &to, |_| {}).unwrap();
+            assert!(made.damage.is_empty() && made.repair.positions_lost() == 0, "{name}, {list_is_lost}: {made:?}");
+            let noted = made.repair.files.iter().find(|noted| noted.file == files::name(&copy)).unwrap();
+            assert!(noted.what.contains("left out"), "{noted:?}");
+            assert_eq!(everything(&Store::open_read_only(&to).unwrap()).0, before);
+            fs::remove_dir_all(&to).unwrap();
+            fs::remove_file(&copy).unwrap();
+        }
     }
 }
 

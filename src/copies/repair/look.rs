@@ -90,6 +90,10 @@ pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found> {
     let mut next = firsts[0];
     for (at, first) in firsts.iter().enumerate() {
         let following = firsts.get(at + 1).copied();
+        if *first < next && following.is_some() {
+            looking.note(*first, "its positions stand in the segment before it; it is left out");
+            continue;
+        }
         let piece = looking.piece(*first, following, &headers, &newest, &mut time, &mut consumers)?;
         next = piece.next;
         pieces.push(piece);
@@ -156,7 +160,10 @@ impl Looking<'_> {
         let highest = headers.iter().rfind(|(_, found)| found.is_some()).map_or(u64::MAX, |(first, _)| first.get());
         headers.retain(|first, found| {
             let why = match found {
-                None if first.get() > highest.saturating_add(FARTHEST) || first.get() > u64::MAX / 2 => {
+                None if first.get() > highest.saturating_add(FARTHEST)
+                    || first.get() > u64::MAX / 2
+                    || *first == Position::START =>
+                {
                     "its name cannot be right, and its header is not what was written; it is left out"
                 }
                 Some(header) if header.store != store => "it belongs to another store, and is left out",
@@ -168,7 +175,24 @@ impl Looking<'_> {
             self.note(*first, why);
             false
         });
+        self.leave_out_copies(&mut headers, store)?;
         Ok((headers, store))
+    }
+
+    /// Leaves out files without a sound header that hold what another one does: its frames bear the same nonce.
+    fn leave_out_copies(&mut self, headers: &mut Headers, store: StoreId) -> Result<()> {
+        let sound = headers.iter().filter_map(|(first, header)| Some((header.as_ref()?.nonce.0, *first)));
+        let mut nonces: BTreeMap<u32, Position> = sound.collect();
+        let damaged: Vec<_> = headers.iter().filter(|(_, header)| header.is_none()).map(|(first, _)| *first).collect();
+        for first in damaged {
+            let Some(segment) = open_without(self.directory, store, first)? else { continue };
+            let known = *nonces.entry(segment.header.nonce.0).or_insert(first);
+            if known != first {
+                self.note(first, format!("it holds what {} does; it is left out", header::file_name(known)));
+                headers.remove(&first);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the log can go as far as the lock file or the mark says. The words that tell are under no checksum.
@@ -246,7 +270,7 @@ impl Looking<'_> {
             }
         };
         let extra: Vec<_> = there.map(|(first, _)| *first).filter(|first| !firsts.contains(first)).collect();
-        extra.into_iter().for_each(|first| self.note(first, "the newest segment does not know it"));
+        extra.into_iter().for_each(|first| self.note(first, "the newest segment does not know it; it is left out"));
         firsts.push(newest.first);
         // What comes before the first that is known is missing as a whole.
         firsts.push(oldest);
