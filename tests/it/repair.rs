@@ -400,6 +400,28 @@ fn words_of_the_lock_file_that_cannot_be_are_not_believed() {
     assert_eq!((plan.head.get(), plan.lost.len()), (head, 1), "{plan:?}");
 }
 
+/// Words that agree with each other can be: whoever reads the five billion positions that are lost then, in either direction, is
+/// behind them at once.
+#[test]
+fn billions_of_lost_positions_are_passed_over_at_once() {
+    let scratch = Scratch::in_memory();
+    let path = store(&scratch);
+    let before = before(&path);
+    let mut lock = fs::read(path.join("LOCK")).unwrap();
+    lock.copy_within(2045..4093, 2048);
+    fs::write(path.join("LOCK"), lock).unwrap();
+    let to = scratch.path().join("repaired");
+    let made = copies::repair(&path, &to, |_| {}).unwrap();
+    assert!(made.repair.positions_lost() > 1 << 32 && made.damage.is_empty(), "{made:?}");
+    let store = Store::open_read_only(&to).unwrap();
+    let (events, errors) = told::read(&store, Query::new());
+    assert!(errors.iter().all(|error| matches!(error, Error::Damaged(_))) && !errors.is_empty());
+    let mut back: Vec<_> =
+        store.read(Query::new()).backwards().filter_map(|event| Some(Told::of(&event.ok()?))).collect();
+    back.reverse();
+    assert!(events == back && before.iter().filter(|event| !event.stream.starts_with('$')).eq(&events));
+}
+
 #[test]
 fn a_file_whose_name_cannot_be_right_is_left_out() {
     let scratch = Scratch::in_memory();

@@ -63,7 +63,7 @@ impl Looking<'_> {
             // So many events can stand in it at the most.
             let most = Position::new(first.get().saturating_add(segment.capacity() / frame::HEADER as u64));
             let said = left.map_or(Position::START, |left| left.progress.durable);
-            let said = if is_closed { Position::START } else { of_this.map_or(said, |_| said.min(most)) };
+            let said = if is_closed { Position::START } else { said.min(most) };
             let durable = said.max(segment.header.durable).max(found.durable);
             let end = data_end(&segment, PAGE as u64, segment.capacity());
             let no_beginning = found.firsts.is_none() && found.events == 0 && durable < *first && headers.len() > 1;

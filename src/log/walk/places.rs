@@ -114,8 +114,11 @@ pub(super) fn start_in(part: &Part, from: Position) -> (u64, Position) {
         let offset = part.index.chunk(chunk, limit).unwrap_or(PAGE as u64);
         match part.segment.find(offset, limit) {
             Found::Frame(frame) if part.index.damage(offset).is_none() => return (offset, frame.position()),
-            // Damage that may have begun in an earlier run.
-            _ => chunk -= 1,
+            // Damage that may have begun in an earlier run, by millions of runs where a repair wrote down what is lost.
+            _ => {
+                let begins = part.index.damage(offset).map(|(position, _)| position.get().saturating_sub(first.get()));
+                chunk = begins.map_or(chunk, |steps| steps as usize / SPARSE).min(chunk - 1);
+            }
         }
     }
     (PAGE as u64, first)
