@@ -46,8 +46,8 @@ impl Feed {
         let mut last = None;
         while batch.len() < max {
             let found = match self.find(log, until) {
-                // Told by the next call.
-                Err(Error::Expired { .. }) if !batch.is_empty() => break,
+                // What was found before is handed out; the next call goes on at the same place, and tells.
+                Err(_) if !batch.is_empty() => break,
                 found => found?,
             };
             match found {

@@ -25,7 +25,7 @@ use towpath::simulation::{Failed, Figures, Weakness, run, run_as_of, run_weakene
 ///   commit's idempotency key was refused.
 /// - 2802: a segment that was sealed before a removal was lost, and with it what says so, when half of the removal could be
 ///   seen.
-const KEPT: [(u32, u64); 19] = [
+const KEPT: [(u32, u64); 20] = [
     (1, 501),
     (1, 525),
     (1, 727),
@@ -45,6 +45,7 @@ const KEPT: [(u32, u64); 19] = [
     (2, 1_539),
     (2, 5_676),
     (2, 2_802),
+    (2, 264_836),
 ];
 
 fn seeds() -> u64 {
