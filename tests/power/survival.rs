@@ -146,7 +146,8 @@ fn cut(dir: &Path, story: &Story, format: Format) {
         failed.len(),
         all as f64 / seconds,
     ));
-    assert!(unmounted * 20 <= all, "{unmounted} of {all} cannot be mounted");
+    // About one in a hundred on XFS; of a few states two may be among them by chance.
+    assert!(unmounted * 20 <= all.max(40), "{unmounted} of {all} cannot be mounted");
     assert!(failed.is_empty(), "seed {seed}: {} of {all}:\n{}", failed.len(), failed.join("\n"));
 }
 
