@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::copies::aside::{self, Aside, Kind, check_is_outside, foreign, is_free};
-use crate::copies::moment::{LOOKS, Moment, changed, gave_up, may_pass};
+use crate::copies::moment::{self, Moment, changed, look_again, may_pass};
 use crate::copies::out::Copy;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -13,7 +13,7 @@ use crate::id::{Position, StoreId};
 use crate::inspect::verify::{Depth, Progress, verify_on};
 use crate::log::heads::Known;
 use crate::log::parts::read_header;
-use crate::log::recover::reader::{open_reader, open_reader_anyhow};
+use crate::log::recover::reader::open_reader_anyhow;
 use crate::log::recover::segments;
 use crate::log::{Log, lock, mark};
 use crate::segment::disk::{Directory, Disk, RealDisk};
@@ -85,8 +85,7 @@ impl Store {
 
 pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: impl FnMut(Progress)) -> Result<Backup> {
     check_is_outside(disk, from, to, "store")?;
-    let mut moment = Moment::before_opening(disk, from)?;
-    let (log, _) = open_reader(disk, from)?;
+    let (mut moment, log) = moment::open(disk, from)?;
     check_end(disk, &log)?;
     let kind = Kind::Backup { store: log.store, head: log.head() };
     let aside = Aside::begin(disk, to, kind, |present| check_gives_way(disk, present, &log))?;
@@ -95,12 +94,9 @@ pub(crate) fn backup_on(disk: &dyn Disk, from: &Path, to: &Path, mut progress: i
         let mut files = Files::default();
         match fill(&log, &moment, &aside, &mut files, &mut progress) {
             Ok(()) => break files,
-            Err(error) if looks == LOOKS => return Err(gave_up(from, error)),
-            Err(error) if !may_pass(&error) => return Err(error),
-            Err(_) => looks += 1,
+            Err(error) => look_again(from, error, &mut looks)?,
         }
-        moment = Moment::before_opening(disk, from)?;
-        log = open_reader(disk, from)?.0;
+        (moment, log) = moment::open(disk, from)?;
     };
     put_mark(&log, &*aside.part)?;
     let verdict = verify_on(disk, aside.part.path(), Depth::Fast, &mut |_| {})?;
@@ -305,9 +301,8 @@ pub(crate) fn restore_on(
 ) -> Result<Restored> {
     let is_missing =
         |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
-    let open = |path: &Path| Ok((Moment::before_opening(disk, path)?, open_reader(disk, path)?.0));
-    let found = match (open(from), aside::old(from)) {
-        (Err(error), Some(old)) if is_missing(&error) => open(&old).map_err(|_| error),
+    let found = match (moment::open(disk, from), aside::old(from)) {
+        (Err(error), Some(old)) if is_missing(&error) => moment::open(disk, &old).map_err(|_| error),
         (found, _) => found,
     };
     let (moment, log) = found.map_err(|error| match error {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::copies::aside::{Aside, Kind, check_is_outside, is_free};
 use crate::copies::backup::check_end;
-use crate::copies::moment::{LOOKS, Moment, changed, gave_up, may_pass};
+use crate::copies::moment::{self, Moment, changed, look_again, may_pass};
 use crate::copies::out::Out;
 use crate::copies::place::{Files, Wanted};
 use crate::error::{Damage, Error, Result};
@@ -20,7 +20,6 @@ use crate::log::Log;
 use crate::log::grow;
 use crate::log::heads::{self, Known};
 use crate::log::parts::{Part, read_header};
-use crate::log::recover::reader::open_reader;
 use crate::log::removals::Removals;
 use crate::log::scan::unknown_record;
 use crate::log::state::State;
@@ -97,8 +96,7 @@ pub(crate) fn fork_on(
     mut progress: impl FnMut(Progress),
 ) -> Result<Fork> {
     check_is_outside(disk, from, to, "store")?;
-    let mut moment = Moment::before_opening(disk, from)?;
-    let mut log = open_reader(disk, from)?.0;
+    let (mut moment, mut log) = moment::open(disk, from)?;
     check_end(disk, &log)?;
     check(&log, position)?;
     let aside = Aside::begin(disk, to, Kind::Fork { of: log.store }, is_free)?;
@@ -111,12 +109,9 @@ pub(crate) fn fork_on(
         aside.clear(|_| false)?;
         match fill(&log, &moment, store, position, &*aside.part, &mut progress) {
             Ok(done) => break done,
-            Err(error) if looks == LOOKS => return Err(gave_up(from, error)),
-            Err(error) if !may_pass(&error) => return Err(error),
-            Err(_) => looks += 1,
+            Err(error) => look_again(from, error, &mut looks)?,
         }
-        moment = Moment::before_opening(disk, from)?;
-        log = open_reader(disk, from)?.0;
+        (moment, log) = moment::open(disk, from)?;
         check(&log, position)?;
     };
     let verdict = verify_on(disk, aside.part.path(), Depth::Fast, &mut |_| {})?;

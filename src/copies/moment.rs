@@ -7,12 +7,15 @@ use crate::error::{Error, Result};
 use crate::format::frame::Nonce;
 use crate::format::header::file_name;
 use crate::id::Position;
+use crate::log::Log;
 use crate::log::parts::read_header;
+use crate::log::recover::reader::open_reader;
 use crate::log::recover::segments;
 use crate::segment::disk::{Directory, Disk};
+use crate::sync::primitive::Arc;
 
 /// So often a copy begins again when files changed under its eyes: retention, or streams that were made smaller.
-pub(super) const LOOKS: u32 = 16;
+const LOOKS: u32 = 16;
 
 /// Which files stood under the names of segments before a log was opened.
 ///
@@ -22,21 +25,21 @@ pub(super) const LOOKS: u32 = 16;
 /// writer's turn; it has segments to sync and to write before anything of it can be seen.)
 pub(super) struct Moment(BTreeMap<Position, Nonce>);
 
-impl Moment {
-    /// Looks at the files of a store that is about to be opened.
-    pub(super) fn before_opening(disk: &dyn Disk, path: &Path) -> Result<Self> {
-        let directory = disk.directory(path, false)?;
-        let mut nonces = BTreeMap::new();
-        for first in segments(&directory.names()?) {
-            match read_header(&*directory, first) {
-                Ok(header) => _ = nonces.insert(first, header.nonce),
-                Err(error) if may_pass(&error) => {}
-                Err(error) => return Err(error),
-            }
+/// Looks at the files of a store, and then opens it for reading.
+pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<(Moment, Arc<Log>)> {
+    let directory = disk.directory(path, false)?;
+    let mut nonces = BTreeMap::new();
+    for first in segments(&directory.names()?) {
+        match read_header(&*directory, first) {
+            Ok(header) => _ = nonces.insert(first, header.nonce),
+            Err(error) if may_pass(&error) => {}
+            Err(error) => return Err(error),
         }
-        Ok(Self(nonces))
     }
+    Ok((Moment(nonces), open_reader(disk, path)?.0))
+}
 
+impl Moment {
     /// Checks that a segment that was copied stood there, or was never written again. One whose header is damaged is as it is.
     pub(super) fn check(&self, copy: &dyn Directory, first: Position) -> Result<()> {
         match read_header(copy, first) {
@@ -61,9 +64,16 @@ pub(super) fn may_pass(error: &Error) -> bool {
     matches!(error, Error::NotAStore { .. }) || is_gone(error)
 }
 
-/// What is told when looking again has not helped.
-pub(super) fn gave_up(from: &Path, error: Error) -> Error {
-    if is_gone(&error) { changed(from) } else { error }
+/// Counts another look after an error that may pass. Any other one is given back, and after enough looks this one is.
+pub(super) fn look_again(from: &Path, error: Error, looks: &mut u32) -> Result<()> {
+    if !may_pass(&error) {
+        return Err(error);
+    }
+    if *looks == LOOKS {
+        return Err(if is_gone(&error) { changed(from) } else { error });
+    }
+    *looks += 1;
+    Ok(())
 }
 
 fn is_gone(error: &Error) -> bool {
@@ -88,7 +98,7 @@ mod tests {
         let store = Options::new().segment_bytes(64 << 10).open(&path).unwrap();
         let append = || (0..300).for_each(|_| _ = store.append("cart-1", NewEvent::new("added", &[1; 400])).unwrap());
         append();
-        let moment = || Moment::before_opening(&RealDisk, &path).unwrap();
+        let moment = || open(&RealDisk, &path).unwrap().0;
         let has_all = |moment: &Moment| {
             let directory = RealDisk.directory(&path, false).unwrap();
             segments(&directory.names().unwrap()).into_iter().all(|first| moment.check(&*directory, first).is_ok())

@@ -111,6 +111,7 @@ pub fn surroundings(path: impl AsRef<Path>) -> Result<Surroundings> {
     let lives = log.follows_a_writer();
     let newest = log.parts.newest();
     let closed = !lives && is_closed(left.as_ref(), &newest.segment);
+    let durable = durable(&log, left.as_ref())?;
     let lies_on = directory.lies_on()?;
     let quarantined = match directory.names()?.iter().any(|name| name == QUARANTINE) {
         // Opened by its path: as a subdirectory it would be made where it is missing.
@@ -120,7 +121,7 @@ pub fn surroundings(path: impl AsRef<Path>) -> Result<Surroundings> {
     Ok(Surroundings {
         writer: left.map(|left| Writer { process: left.holder.pid, since: left.holder.since, lives, closed }),
         head: log.head(),
-        durable: durable(&log, left.as_ref())?,
+        durable,
         longest_unsynced: longest_unsynced(&newest.segment),
         used: lies_on.as_ref().map_or(0, |place| place.used),
         total: lies_on.as_ref().map(|place| place.total),
